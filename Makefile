@@ -1,0 +1,59 @@
+# Everything here runs on a fresh machine with Python 3.11+ and make: the targets bootstrap .venv from the
+# hash-pinned locks themselves. BELLBUOY_ARGS goes to the commands, TESTS to pytest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?=
+JOBS ?= 2
+
+.PHONY: help serve test lint bench lock clean docs
+
+help:
+	@echo "make serve   run the product with the sandbox on http://127.0.0.1:8470"
+	@echo "make test    run every test (TESTS=path selects, JOBS=n sets the processes)"
+	@echo "make lint    ruff, mypy --strict, the import rules"
+	@echo "make bench   time it against its peers (takes some minutes)"
+	@echo "make lock    write the locks anew from pyproject.toml (needs uv)"
+
+$(VENV)/.base: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Bellbuoy needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+serve: $(VENV)/.base
+	$(BIN)/bellbuoy serve --sandbox $(BELLBUOY_ARGS)
+
+test: $(VENV)/.dev
+	sh tests/install-servers.sh
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv-bench/.done: requirements-bench.lock requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --require-hashes -r requirements-bench.lock
+	.venv-bench/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+bench: .venv-bench/.done
+	.venv-bench/bin/python bench/embedded.py $(BELLBUOY_ARGS)
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock" --extra service --extra sandbox
+lock:
+	$(LOCK) --group build pyproject.toml -o requirements.lock
+	$(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
+
+clean:
+	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache
