@@ -1,1 +1,1 @@
-""""""
+"""A notification flows: claimed, routed, sent inside a guard, settled."""

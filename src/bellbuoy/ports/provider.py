@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bellbuoy.model.delivery import Message, Receipt
+from bellbuoy.model.delivery import Message, ProviderName, Receipt
 
 
 class Provider(Protocol):
@@ -15,7 +15,7 @@ class Provider(Protocol):
     """
 
     @property
-    def name(self) -> str:
+    def name(self) -> ProviderName:
         """`fcm`, `apns`, `smtp` or `sms`: the name of its guard, breaker and metrics."""
         ...
 

@@ -1,0 +1,5 @@
+"""`python -m bellbuoy` is the command `bellbuoy`."""
+
+from bellbuoy.service.cli import main
+
+main()

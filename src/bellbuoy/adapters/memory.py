@@ -1,0 +1,94 @@
+"""The cache that lives in this process: recipients, in front of the registry that keeps them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from bellbuoy.model.operation import Tombstone
+from bellbuoy.model.recipient import Device, User
+from bellbuoy.ports.ledger import Ledger
+
+
+class CachedLedger:
+    """A ledger whose recipients are remembered; everything else passes through.
+
+    Right only where this process makes every change to recipients, which is so when it owns the ledger's file.
+
+    Args:
+        ledger: where the recipients are kept.
+        users_max: how many to remember; the one not asked for longest makes room.
+    """
+
+    def __init__(self, ledger: Ledger, *, users_max: int) -> None:
+        self._ledger = ledger
+        self._users_max = users_max
+        self._users: OrderedDict[tuple[str, str], User | None] = OrderedDict()
+        self._changes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def user(self, tenant: str, user_id: str) -> User | None:
+        """The user, None when unknown; unknown ones are remembered as such."""
+        key = (tenant, user_id)
+        if key in self._users:
+            self._users.move_to_end(key)
+            return self._users[key]
+        changes = self._changes
+        user = await self._ledger.user(tenant, user_id)
+        # What was read before a change must not be remembered after it.
+        if changes == self._changes:
+            self._users[key] = user
+            if len(self._users) > self._users_max:
+                self._users.popitem(last=False)
+        return user
+
+    async def put_users(self, tenant: str, users: Sequence[User], *, now: float, keep_devices: Sequence[bool]) -> None:
+        """Write users and forget what was remembered of them."""
+        try:
+            await self._ledger.put_users(tenant, users, now=now, keep_devices=keep_devices)
+        finally:
+            self._forget([(tenant, user.user_id) for user in users])
+
+    async def delete_user(self, tenant: str, user_id: str) -> None:
+        """Forget a user, here and in the ledger."""
+        try:
+            await self._ledger.delete_user(tenant, user_id)
+        finally:
+            self._forget([(tenant, user_id)])
+
+    async def put_device(self, tenant: str, user_id: str, device: Device, *, now: float) -> User:
+        """Add or replace a device."""
+        try:
+            return await self._ledger.put_device(tenant, user_id, device, now=now)
+        finally:
+            self._forget([(tenant, user_id)])
+
+    async def delete_device(self, tenant: str, user_id: str, device_id: str) -> None:
+        """Forget a device."""
+        try:
+            await self._ledger.delete_device(tenant, user_id, device_id)
+        finally:
+            self._forget([(tenant, user_id)])
+
+    async def invalidate(self, tombstones: Sequence[Tombstone]) -> int:
+        """Stop using tokens."""
+        try:
+            return await self._ledger.invalidate(tombstones)
+        finally:
+            self._forget([(one.tenant, one.user_id) for one in tombstones])
+
+    async def restore(self, tenant: str, **which: Any) -> int:
+        """Take tokens back."""
+        try:
+            return await self._ledger.restore(tenant, **which)
+        finally:
+            self._changes += 1
+            self._users.clear()
+
+    def _forget(self, keys: list[tuple[str, str]]) -> None:
+        self._changes += 1
+        for key in keys:
+            self._users.pop(key, None)

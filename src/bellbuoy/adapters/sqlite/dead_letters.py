@@ -1,0 +1,121 @@
+"""Dead letters in SQLite; see `bellbuoy.ports.ledger.DeadLetterLedger`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from bellbuoy.adapters.sqlite.database import Connection, Database
+from bellbuoy.adapters.sqlite.notifications import decode, encode, parse_cursor
+from bellbuoy.model import transitions
+from bellbuoy.model.operation import DeadLetter, Replayed, Skip
+
+_decode_letter = msgspec.json.Decoder(DeadLetter).decode
+
+
+class DeadLetters:
+    """Deliveries that have run out of attempts."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def dead_letters(
+        self, tenant: str, *, provider: str | None, error_code: str | None, limit: int, cursor: str | None
+    ) -> tuple[list[DeadLetter], str | None]:
+        after = parse_cursor(cursor) if cursor else 0
+
+        def find(connection: Connection) -> list[tuple[int, bytes]]:
+            return connection.execute(
+                f"SELECT seq, letter FROM dead_letters WHERE {_MATCH} AND seq > ?4 ORDER BY seq LIMIT ?5",
+                (tenant, provider, error_code, after, limit + 1),
+            ).fetchall()
+
+        rows = await self._db.read(find, scan=True)
+        letters = [_decode_letter(letter) for _, letter in rows[:limit]]
+        return letters, str(rows[limit - 1][0]) if len(rows) > limit else None
+
+    async def replay(
+        self,
+        tenant: str,
+        *,
+        ids: Sequence[str] | None,
+        provider: str | None,
+        error_code: str | None,
+        now: float,
+        rate_per_s: float | None,
+        dry_run: bool,
+        limit: int,
+    ) -> Replayed:
+        def bring_back(connection: Connection) -> Replayed:
+            found = _matching(connection, tenant, ids, provider, error_code, limit)
+            skipped = [Skip(i, "not among the dead letters") for i in ids or () if i not in dict(found)]
+            replayed = 0
+            for letter_id, notification_id in found:
+                due_at = now + (replayed / rate_per_s if rate_per_s else 0.0)
+                why = _revive(connection, letter_id, notification_id, now, due_at, dry_run=dry_run)
+                if why:
+                    skipped.append(Skip(letter_id, why))
+                else:
+                    replayed += 1
+            return Replayed(len(found), replayed, skipped, dry_run)
+
+        return await self._db.write(bring_back)
+
+    async def dead_letter_count(self) -> int:
+        def count(connection: Connection) -> int:
+            return int(connection.execute("SELECT count(*) FROM dead_letters").fetchall()[0][0])
+
+        return await self._db.read(count)
+
+
+_MATCH = "tenant = ?1 AND (?2 IS NULL OR provider = ?2) AND (?3 IS NULL OR error_code = ?3)"
+
+
+def _matching(
+    connection: Connection,
+    tenant: str,
+    ids: Sequence[str] | None,
+    provider: str | None,
+    error_code: str | None,
+    limit: int,
+) -> list[tuple[str, str]]:
+    """(dead letter's id, notification's id), oldest first."""
+    if ids is None:
+        sql = f"SELECT id, notification_id FROM dead_letters WHERE {_MATCH} ORDER BY seq LIMIT ?4"
+        return connection.execute(sql, (tenant, provider, error_code, limit)).fetchall()
+    sql = "SELECT id, notification_id FROM dead_letters WHERE tenant = ? AND id = ?"
+    return [row for one in dict.fromkeys(ids) for row in connection.execute(sql, (tenant, one))]
+
+
+def _revive(
+    connection: Connection,
+    letter_id: str,
+    notification_id: str,
+    now: float,
+    due_at: float,
+    *,
+    dry_run: bool,
+) -> str | None:
+    """Bring one back and take it off the dead letters in the same transaction; returns why not, None when it was."""
+    row = connection.execute("SELECT record FROM notifications WHERE id = ?", (notification_id,)).fetchone()
+    if row is None:
+        return "the notification is gone"
+    record = decode(row[0])
+    delivery = next((d for d in record.deliveries if d.id == letter_id), None)
+    if delivery is None or not delivery.exhausted:
+        return "it was replayed before"
+    if record.status not in ("dead_lettered", "accepted", "delivering", "queued"):
+        return f"the notification is {record.status}"
+    if due_at >= record.expires_at:
+        return "expired: its time to live has ended"
+    if dry_run:
+        return None
+    transitions.revive(record, delivery, now, due_at)
+    connection.execute(
+        """UPDATE notifications SET status = ?, due_at = ?, owner = NULL, held = NULL, fence = fence + 1, record = ?
+           WHERE id = ?""",
+        (record.status, transitions.due_at(record), encode(record), notification_id),
+    )
+    connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
+    return None

@@ -1,0 +1,53 @@
+"""The embedded ledger: all parts of the system of record over one SQLite file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bellbuoy.adapters.sqlite.database import Connection, Database
+from bellbuoy.adapters.sqlite.dead_letters import DeadLetters
+from bellbuoy.adapters.sqlite.notifications import Notifications
+from bellbuoy.adapters.sqlite.registry import Keys, Registry
+from bellbuoy.adapters.sqlite.schema import migrate
+from bellbuoy.clock import Clock
+
+
+class SqliteLedger(Notifications, DeadLetters, Registry, Keys):
+    """The system of record on one machine; implements `bellbuoy.ports.ledger.Ledger`.
+
+    A write returns when its commit has been fsynced (`synchronous = FULL`), so it survives a power cut as far as the
+    disk keeps its word.
+
+    Args:
+        path: the SQLite file; its folder exists.
+        clock: for the probe.
+        inline: no threads, for simulation; see `Database`.
+
+    Raises:
+        ConfigurationError: the file cannot be opened for writing, or a newer Bellbuoy wrote it.
+        Full: the disk is full.
+        Unavailable: the file is damaged.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
+        database = Database(path, migrate, inline=inline)
+        for part in (Notifications, DeadLetters, Registry, Keys):
+            part.__init__(self, database)
+        self._clock = clock
+
+    async def probe(self) -> None:
+        """Write a row and read it back; raises Full or Unavailable when that fails."""
+        now = self._clock.time()
+
+        def put(connection: Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (now,))
+
+        def get(connection: Connection) -> float:
+            return float(connection.execute("SELECT at FROM probe").fetchall()[0][0])
+
+        await self._db.write(put)
+        await self._db.read(get)
+
+    async def aclose(self) -> None:
+        """Commit what was handed over, then close the file. Safe to call twice."""
+        await self._db.aclose()

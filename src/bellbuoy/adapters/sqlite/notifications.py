@@ -1,0 +1,358 @@
+"""Notifications in SQLite: accepting them, handing them out under leases, writing down what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from bellbuoy.adapters.sqlite.database import Connection, Database
+from bellbuoy.adapters.sqlite.rows import chunks, values
+from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
+from bellbuoy.model import transitions
+from bellbuoy.model.delivery import NotificationStatus, ProviderName, Record
+from bellbuoy.model.operation import Books, DeadLetter
+from bellbuoy.model.recipient import masked
+from bellbuoy.ports.ledger import Claim, Offer, Page, Taken
+
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Record).decode
+
+_LISTED_MAX = 100
+SaveRow = tuple[Record, int, float, float | None, str | None, bool]
+
+
+class Notifications:
+    """The part of the ledger that holds notifications; see `bellbuoy.ports.ledger.NotificationLedger`."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def accept(self, offers: Sequence[Offer]) -> list[Taken]:
+        taken: list[Taken] = await self._db.bulk(_accept, offers)
+        return taken
+
+    async def get(self, notification_id: str, tenant: str | None = None) -> Record:
+        def find(connection: Connection) -> bytes | None:
+            sql = "SELECT record FROM notifications WHERE id = ? AND (? IS NULL OR tenant = ?)"
+            row = connection.execute(sql, (notification_id, tenant, tenant)).fetchone()
+            return row[0] if row else None
+
+        record = await self._db.read(find)
+        if record is None:
+            raise NotFound(f"there is no notification {notification_id}")
+        return decode(record)
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        status: NotificationStatus | None,
+        user_id: str | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page:
+        before = parse_cursor(cursor) if cursor else 2**62
+        where, bindings = "tenant = ? AND seq < ?", [tenant, before]
+        if status is not None:
+            where += " AND status = ?"
+            bindings.append(status)
+        if user_id is not None:
+            where += " AND user_id = ?"
+            bindings.append(user_id)
+        sql = f"SELECT seq, record FROM notifications WHERE {where} ORDER BY seq DESC LIMIT ?"
+
+        def find(connection: Connection) -> list[tuple[int, bytes]]:
+            return connection.execute(sql, (*bindings, limit + 1)).fetchall()
+
+        rows = await self._db.read(find, scan=True)
+        more = len(rows) > limit
+        return Page([decode(record) for _, record in rows[:limit]], str(rows[limit - 1][0]) if more else None)
+
+    async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
+        def take(connection: Connection) -> list[tuple[int, bytes]]:
+            found: list[tuple[int, bytes]] = []
+            for priority in PRIORITIES.values():
+                found += connection.execute(
+                    """UPDATE notifications SET owner = ?1, fence = fence + 1, due_at = ?2 WHERE seq IN (
+                         SELECT seq FROM notifications WHERE priority = ?3 AND due_at <= ?4 ORDER BY due_at LIMIT ?5
+                       ) RETURNING fence, record""",
+                    (owner, now + lease_s, priority, now, limit - len(found)),
+                ).fetchall()
+                if len(found) >= limit:
+                    break
+            return found
+
+        return [Claim(decode(record), fence) for fence, record in await self._db.write(take)]
+
+    async def save(
+        self,
+        record: Record,
+        fence: int,
+        *,
+        now: float,
+        due_at: float | None,
+        held: ProviderName | None,
+        release: bool,
+    ) -> bool:
+        cancelling: bool = await self._db.bulk(_save, (record, fence, now, due_at, held, release))
+        return cancelling
+
+    async def renew(self, owner: str, *, until: float) -> int:
+        def move(connection: Connection) -> int:
+            connection.execute("UPDATE notifications SET due_at = ? WHERE owner = ?", (until, owner))
+            return connection.changes()
+
+        return await self._db.write(move)
+
+    async def hand_back(self, owner: str | None, *, now: float) -> int:
+        def end(connection: Connection) -> int:
+            which = "owner = ?2" if owner else "owner IS NOT NULL AND ?2 IS NULL"
+            sql = f"UPDATE notifications SET owner = NULL, fence = fence + 1, due_at = ?1 WHERE {which}"
+            connection.execute(sql, (now, owner))
+            return connection.changes()
+
+        return await self._db.write(end)
+
+    async def release_held(self, provider: ProviderName, *, now: float, limit: int) -> int:
+        def free(connection: Connection) -> int:
+            connection.execute(
+                """UPDATE notifications SET held = NULL, due_at = ?1 WHERE seq IN (
+                     SELECT seq FROM notifications WHERE held = ?2 AND owner IS NULL
+                     ORDER BY priority, seq LIMIT ?3)""",
+                (now, provider, limit),
+            )
+            return connection.changes()
+
+        return await self._db.write(free)
+
+    async def held(self) -> dict[str, int]:
+        def count(connection: Connection) -> dict[str, int]:
+            sql = "SELECT held, count(*) FROM notifications WHERE held IS NOT NULL GROUP BY held"
+            return dict(connection.execute(sql).fetchall())
+
+        return await self._db.read(count)
+
+    async def next_due(self) -> float | None:
+        def find(connection: Connection) -> float | None:
+            # One look-up in the index for each priority; a min() over all of them would walk it.
+            sql = "SELECT min(due_at) FROM notifications WHERE priority = ? AND due_at IS NOT NULL"
+            firsts = [connection.execute(sql, (p,)).fetchall()[0][0] for p in PRIORITIES.values()]
+            return min((first for first in firsts if first is not None), default=None)
+
+        return await self._db.read(find)
+
+    async def cancel(self, notification_id: str, tenant: str, *, now: float) -> Record:
+        def end(connection: Connection) -> Record:
+            sql = "SELECT record, owner FROM notifications WHERE id = ? AND tenant = ?"
+            row = connection.execute(sql, (notification_id, tenant)).fetchone()
+            if row is None:
+                raise NotFound(f"there is no notification {notification_id}")
+            record = decode(row[0])
+            under_way = any(d.status == "sending" for d in record.deliveries)
+            if record.final or (under_way and record.once):
+                raise Conflict(f"nothing is left to cancel: it is {record.status}")
+            if under_way and row[1] is not None:
+                # Its worker holds the record; it is told at its next write, before it tries anything further.
+                connection.execute("UPDATE notifications SET cancelling = 1 WHERE id = ?", (notification_id,))
+                return record
+            transitions.cancel_open(record, now)
+            connection.execute(
+                """UPDATE notifications SET status = ?, record = ?, due_at = ?, owner = NULL, held = NULL,
+                     fence = fence + 1 WHERE id = ?""",
+                (record.status, encode(record), transitions.due_at(record), notification_id),
+            )
+            return record
+
+        return await self._db.write(end)
+
+    async def books(self, tenant: str | None = None) -> Books:
+        return await self._db.read(lambda connection: _books(connection, tenant), scan=True)
+
+    async def backlog(self, *, now: float) -> tuple[int, float | None]:
+        def count(connection: Connection) -> tuple[int, float | None]:
+            sql = "SELECT count(*), min(accepted_at) FROM notifications WHERE due_at <= ? AND owner IS NULL"
+            depth, oldest = connection.execute(sql, (now,)).fetchall()[0]
+            return depth, oldest
+
+        return await self._db.read(count, scan=True)
+
+
+def _accept(connection: Connection, groups: Sequence[Sequence[Offer]]) -> list[list[Taken]]:
+    """Insert the offers of many callers; one that repeats an id gets what is there."""
+    known = _known(connection, [offer.record.id for offers in groups for offer in offers])
+    fresh: list[Offer] = []
+    results: list[list[Taken]] = []
+    for offers in groups:
+        result = []
+        for offer in offers:
+            there = known.get(offer.record.id)
+            if there is None:
+                known[offer.record.id] = (offer.body_hash, offer.record)
+                fresh.append(offer)
+                result.append(Taken("new", offer.record))
+            else:
+                kind = "same" if there[0] == offer.body_hash else "other"
+                result.append(Taken(kind, there[1]))  # type: ignore[arg-type]
+        results.append(result)
+    for size, bindings in chunks([(o.record.id, o.record.tenant, o.record.accepted_at) for o in fresh]):
+        connection.execute(f"INSERT INTO accepted VALUES {values(size, 3)}", bindings)
+    for size, bindings in chunks([_row(offer) for offer in fresh]):
+        connection.execute(
+            f"""INSERT INTO notifications(id, tenant, user_id, status, priority, accepted_at, due_at, owner, fence,
+                  body_hash, record) VALUES {values(size, 11)}""",
+            bindings,
+        )
+    return results
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[bytes, Record]]:
+    known: dict[str, tuple[bytes, Record]] = {}
+    for size, bindings in chunks([(one,) for one in ids]):
+        marks = ",".join("?" * size)
+        sql = f"SELECT id, body_hash, record FROM notifications WHERE id IN ({marks})"
+        for notification_id, body_hash, record in connection.execute(sql, bindings):
+            known[notification_id] = (body_hash, decode(record))
+    return known
+
+
+def _row(offer: Offer) -> tuple[object, ...]:
+    record = offer.record
+    return (
+        record.id,
+        record.tenant,
+        record.request.recipient.user_id,
+        record.status,
+        PRIORITIES[record.request.priority],
+        record.accepted_at,
+        offer.due_at,
+        offer.owner,
+        1 if offer.owner else 0,
+        offer.body_hash,
+        encode(record),
+    )
+
+
+def _save(connection: Connection, rows: Sequence[SaveRow]) -> list[bool | LeaseLost]:
+    """Write many records; one whose fence is old is refused alone."""
+    asked = {row[0] for row in connection.execute("SELECT id FROM notifications WHERE cancelling = 1")}
+    flat = [_saved_row(row, asked) for row in rows]
+    done = True
+    for size, bindings in chunks(flat):
+        connection.execute(
+            f"""UPDATE notifications SET status = v.column3, due_at = v.column4, held = v.column5,
+                  owner = CASE v.column6 WHEN 1 THEN NULL ELSE owner END,
+                  cancelling = CASE v.column6 WHEN 1 THEN 0 ELSE cancelling END,
+                  record = v.column7
+                FROM (VALUES {values(size, 7)}) AS v
+                WHERE id = v.column1 AND fence = v.column2""",
+            bindings,
+        )
+        done = done and connection.changes() == size
+    dead = [record for record, *_ in rows if record.status == "dead_lettered"]
+    if done and not dead and not asked:
+        return [False] * len(rows)
+    ours = _fenced(connection, [(record.id, fence) for record, fence, *_ in rows])
+    _bury(connection, [record for record in dead if record.id in ours])
+    return [
+        record.id in asked if record.id in ours else LeaseLost(f"the lease on {record.id} went to another worker")
+        for record, *_ in rows
+    ]
+
+
+def _saved_row(row: SaveRow, asked: set[str]) -> tuple[object, ...]:
+    record, fence, now, due_at, held, release = row
+    if release and record.id in asked:
+        # Its sender cancelled while an attempt was under way: this write is the first moment at which it can count.
+        transitions.cancel_open(record, now)
+        due_at, held = transitions.due_at(record), transitions.held_for(record)
+    return record.id, fence, record.status, due_at, held, int(release), encode(record)
+
+
+def _fenced(connection: Connection, pairs: Iterable[tuple[str, int]]) -> set[str]:
+    sql = "SELECT 1 FROM notifications WHERE id = ? AND fence = ?"
+    return {pair[0] for pair in pairs if connection.execute(sql, pair).fetchone()}
+
+
+def _bury(connection: Connection, records: Iterable[Record]) -> None:
+    """Put the exhausted deliveries of dead-lettered notifications among the dead letters."""
+    for record in records:
+        for delivery in record.deliveries:
+            if not delivery.exhausted:
+                continue
+            last = delivery.attempts[-1]
+            letter = DeadLetter(
+                id=delivery.id,
+                notification_id=record.id,
+                channel=delivery.channel,
+                provider=delivery.provider,
+                endpoint=masked(delivery.endpoint),
+                attempts=len(delivery.attempts),
+                error_code=last.error_code,
+                provider_status=last.provider_status,
+                at=last.started_at + (last.latency_ms or 0.0) / 1000,
+            )
+            connection.execute(
+                """INSERT INTO dead_letters(id, notification_id, tenant, provider, error_code, letter)
+                   VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO NOTHING""",
+                (delivery.id, record.id, record.tenant, delivery.provider, last.error_code, encode(letter)),
+            )
+
+
+def _books(connection: Connection, tenant: str | None) -> Books:
+    """Count from one snapshot, so that what is accepted meanwhile is on both sides or on neither."""
+    connection.execute("BEGIN")
+    try:
+        mine = "(?1 IS NULL OR tenant = ?1)"
+        (accepted,) = connection.execute(f"SELECT count(*) FROM accepted WHERE {mine}", (tenant,)).fetchall()[0]
+        counts: dict[str, int] = dict(
+            connection.execute(
+                f"SELECT status, count(*) FROM notifications WHERE {mine} GROUP BY status",
+                (tenant,),
+            ).fetchall()
+        )
+        lonely = (
+            "SELECT id FROM {0} AS a WHERE "
+            + mine
+            + " AND NOT EXISTS (SELECT 1 FROM {1} AS b WHERE b.id = a.id) LIMIT ?2"
+        )
+        missing = connection.execute(lonely.format("accepted", "notifications"), (tenant, _LISTED_MAX)).fetchall()
+        unknown = connection.execute(lonely.format("notifications", "accepted"), (tenant, _LISTED_MAX)).fetchall()
+        doubted = connection.execute(
+            f"""SELECT record FROM notifications WHERE {mine}
+                  AND instr(record, CAST('"outcome":"uncertain"' AS BLOB)) > 0""",
+            (tenant,),
+        )
+        duplicates = sum(_possible_duplicates(decode(row[0])) for row in doubted)
+    finally:
+        connection.execute("ROLLBACK")
+    finals = ("delivered", "failed", "expired", "cancelled", "suppressed", "dead_lettered", "uncertain")
+    pending = sum(counts.get(s, 0) for s in ("accepted", "scheduled", "queued", "delivering"))
+    terms = {name: counts.get(name, 0) for name in finals}
+    return Books(
+        accepted=accepted,
+        pending=pending,
+        difference=accepted - pending - sum(terms.values()),
+        missing=[row[0] for row in missing],
+        unknown=[row[0] for row in unknown],
+        possible_duplicates=duplicates,
+        **terms,
+    )
+
+
+def _possible_duplicates(record: Record) -> int:
+    """Attempts made although an earlier one of the same delivery may have been delivered."""
+    count = 0
+    for delivery in record.deliveries:
+        doubt = next((i for i, a in enumerate(delivery.attempts) if a.outcome == "uncertain"), None)
+        if doubt is not None:
+            count += len(delivery.attempts) - 1 - doubt
+    return count
+
+
+def parse_cursor(cursor: str) -> int:
+    if not cursor.isdigit() or len(cursor) > 18:
+        raise Invalid("the cursor is not one of ours", errors=[("cursor", "take it from next_cursor")])
+    return int(cursor)

@@ -1,0 +1,170 @@
+"""Recipients, devices and API keys in SQLite; see `bellbuoy.ports.ledger.Registry` and `KeyStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from bellbuoy.adapters.sqlite.database import Connection, Database
+from bellbuoy.errors import Conflict, NotFound
+from bellbuoy.model.operation import ApiKey, Tombstone
+from bellbuoy.model.recipient import DEVICES_MAX, Device, RegisteredDevice, User
+
+_encode = msgspec.json.Encoder().encode
+_decode_user = msgspec.json.Decoder(User).decode
+_decode_key = msgspec.json.Decoder(ApiKey).decode
+_decode_tombstone = msgspec.json.Decoder(Tombstone).decode
+
+
+class Registry:
+    """Users with their devices, and the tombstones of tokens that were called gone."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def user(self, tenant: str, user_id: str) -> User | None:
+        return await self._db.read(lambda connection: _user(connection, tenant, user_id))
+
+    async def put_users(self, tenant: str, users: Sequence[User], *, now: float, keep_devices: Sequence[bool]) -> None:
+        def put(connection: Connection) -> None:
+            for user, keep in zip(users, keep_devices, strict=True):
+                before = _user(connection, tenant, user.user_id)
+                devices = (before.devices if before else ()) if keep else _registered(user, now)
+                _write(connection, tenant, replace(user, devices=devices))
+
+        await self._db.write(put)
+
+    async def delete_user(self, tenant: str, user_id: str) -> None:
+        def delete(connection: Connection) -> None:
+            connection.execute("DELETE FROM users WHERE tenant = ? AND user_id = ?", (tenant, user_id))
+            if not connection.changes():
+                raise NotFound(f"there is no user {user_id}")
+
+        await self._db.write(delete)
+
+    async def put_device(self, tenant: str, user_id: str, device: Device, *, now: float) -> User:
+        def put(connection: Connection) -> User:
+            user = _user(connection, tenant, user_id) or User(user_id)
+            others = tuple(d for d in user.devices if d.device.device_id != device.device_id)
+            if len(others) >= DEVICES_MAX:
+                raise Conflict(f"the user has {DEVICES_MAX} devices", hint="delete one that is no longer used")
+            user = replace(user, devices=(*others, RegisteredDevice(device, registered_at=now)))
+            _write(connection, tenant, user)
+            return user
+
+        return await self._db.write(put)
+
+    async def delete_device(self, tenant: str, user_id: str, device_id: str) -> None:
+        def delete(connection: Connection) -> None:
+            user = _user(connection, tenant, user_id)
+            left = tuple(d for d in user.devices if d.device.device_id != device_id) if user else ()
+            if user is None or len(left) == len(user.devices):
+                raise NotFound(f"there is no device {device_id}")
+            _write(connection, tenant, replace(user, devices=left))
+
+        await self._db.write(delete)
+
+    async def invalidate(self, tombstones: Sequence[Tombstone]) -> int:
+        def bury(connection: Connection) -> int:
+            return sum(_invalidate(connection, one) for one in tombstones)
+
+        return await self._db.write(bury)
+
+    async def tombstones(self, tenant: str, *, limit: int) -> list[Tombstone]:
+        def find(connection: Connection) -> list[tuple[bytes, float | None]]:
+            sql = "SELECT tombstone, restored_at FROM tombstones WHERE tenant = ? ORDER BY seq DESC LIMIT ?"
+            return connection.execute(sql, (tenant, limit)).fetchall()
+
+        rows = await self._db.read(find, scan=True)
+        return [replace(_decode_tombstone(stone), restored_at=restored_at) for stone, restored_at in rows]
+
+    async def restore(self, tenant: str, *, user_id: str | None, provider: str | None, since: float, now: float) -> int:
+        def take_back(connection: Connection) -> int:
+            rows = connection.execute(
+                """SELECT seq, user_id, device_id FROM tombstones WHERE tenant = ?1 AND restored_at IS NULL
+                     AND at >= ?2 AND (?3 IS NULL OR user_id = ?3) AND (?4 IS NULL OR provider = ?4)""",
+                (tenant, since, user_id, provider),
+            ).fetchall()
+            count = 0
+            for seq, owner, device_id in rows:
+                connection.execute("UPDATE tombstones SET restored_at = ? WHERE seq = ?", (now, seq))
+                count += _change_device(connection, tenant, owner, device_id, _restored)
+            return count
+
+        return await self._db.write(take_back)
+
+
+class Keys:
+    """API keys, as hashes."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def keys(self) -> list[ApiKey]:
+        def find(connection: Connection) -> list[tuple[bytes]]:
+            return connection.execute("SELECT key FROM keys ORDER BY id").fetchall()
+
+        return [_decode_key(row[0]) for row in await self._db.read(find)]
+
+    async def put_key(self, key: ApiKey) -> None:
+        def put(connection: Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key.id, _encode(key)))
+
+        await self._db.write(put)
+
+
+def _user(connection: Connection, tenant: str, user_id: str) -> User | None:
+    sql = "SELECT user FROM users WHERE tenant = ? AND user_id = ?"
+    row = connection.execute(sql, (tenant, user_id)).fetchone()
+    return _decode_user(row[0]) if row else None
+
+
+def _write(connection: Connection, tenant: str, user: User) -> None:
+    connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (tenant, user.user_id, _encode(user)))
+
+
+def _registered(user: User, now: float) -> tuple[RegisteredDevice, ...]:
+    """The new devices; putting a token again counts as registering it anew, which ends its tombstone."""
+    return tuple(replace(one, registered_at=now, invalidated_at=None, invalid_because=None) for one in user.devices)
+
+
+def _invalidate(connection: Connection, stone: Tombstone) -> int:
+    def bury(known: RegisteredDevice) -> RegisteredDevice | None:
+        if known.invalidated_at is not None or known.registered_at > stone.seen_at:
+            return None
+        return replace(known, invalidated_at=stone.at, invalid_because=stone.because)
+
+    if not _change_device(connection, stone.tenant, stone.user_id, stone.device_id, bury):
+        return 0
+    connection.execute(
+        "INSERT INTO tombstones(tenant, user_id, device_id, provider, at, tombstone) VALUES (?, ?, ?, ?, ?, ?)",
+        (stone.tenant, stone.user_id, stone.device_id, stone.provider, stone.at, _encode(stone)),
+    )
+    return 1
+
+
+def _restored(known: RegisteredDevice) -> RegisteredDevice | None:
+    return replace(known, invalidated_at=None, invalid_because=None) if known.invalidated_at is not None else None
+
+
+def _change_device(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    device_id: str,
+    change: Callable[[RegisteredDevice], RegisteredDevice | None],
+) -> int:
+    """Change one device of a user; returns 1 when it was changed, 0 when it is gone or `change` returned None."""
+    user = _user(connection, tenant, user_id)
+    if user is None:
+        return 0
+    devices, changed = list(user.devices), 0
+    for index, known in enumerate(devices):
+        new = change(known) if known.device.device_id == device_id else None
+        if new is not None:
+            devices[index], changed = new, 1
+    if changed:
+        _write(connection, tenant, replace(user, devices=tuple(devices)))
+    return changed

@@ -1,0 +1,112 @@
+"""The token-purge guard: a wrong project id must never empty the registry.
+
+A provider that calls one token gone is believed. When it suddenly calls many gone, the cause is far more likely ours: a
+wrong project, topic or environment. So a token is not invalidated at once. It is a suspect for a few seconds; if
+meanwhile too large a share of the provider's answers say gone, all suspects go free and a credential issue is raised.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.model.operation import Issue, Tombstone
+from bellbuoy.ports.operations import Telemetry
+
+
+class PurgeRules(Struct, frozen=True):
+    """When to stop believing.
+
+    Args:
+        window_s: how far back answers count.
+        gone_min: so many gone answers within the window before the share says anything.
+        share_max: the largest believable share of gone among the answers within the window, 0 to 1.
+        suspect_s: how long a token is a suspect before it is invalidated.
+        suspects_max: suspects kept; the oldest beyond it goes free and will be found again by its next attempt.
+    """
+
+    window_s: float = 60.0
+    gone_min: int = 20
+    share_max: float = 0.2
+    suspect_s: float = 5.0
+    suspects_max: int = 10_000
+
+
+class PurgeGuard:
+    """Watches one provider's answers and decides which tokens to invalidate.
+
+    Args:
+        provider: its name, for the issue.
+        clock: for the window.
+        telemetry: is told when the guard trips and when it is over.
+        rules: the numbers.
+    """
+
+    def __init__(self, provider: str, *, clock: Clock, telemetry: Telemetry, rules: PurgeRules) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._telemetry = telemetry
+        self._rules = rules
+        self._seconds: deque[list[float]] = deque()  # Each [second, answers, of which gone].
+        self._answers = 0
+        self._gone = 0
+        self._suspects: deque[tuple[float, Tombstone]] = deque()
+        self.tripped = False
+
+    def answered(self) -> None:
+        """The provider took a message. The guard believes again once the share of gone has fallen to half its limit."""
+        self._count(0)
+        if self.tripped and self._gone <= self._rules.share_max / 2 * self._answers:
+            self.tripped = False
+            self._telemetry.clear_issue("credential_rejected", self._provider)
+
+    def gone(self, suspect: Tombstone | None) -> bool:
+        """The provider called a token gone; `suspect` is None when it is not one of a registered device.
+
+        Returns:
+            Whether to believe it. When not, the attempt failed for the lack of a right credential.
+        """
+        self._count(1)
+        rules = self._rules
+        if not self.tripped and self._gone >= rules.gone_min and self._gone > rules.share_max * self._answers:
+            self._trip()
+        if self.tripped:
+            return False
+        if suspect is not None:
+            self._suspects.append((self._clock.monotonic() + rules.suspect_s, suspect))
+            if len(self._suspects) > rules.suspects_max:
+                self._suspects.popleft()
+        return True
+
+    def convicted(self) -> list[Tombstone]:
+        """Suspects whose time is up and who are believed gone."""
+        now = self._clock.monotonic()
+        found = []
+        while self._suspects and self._suspects[0][0] <= now:
+            found.append(self._suspects.popleft()[1])
+        return found
+
+    def _trip(self) -> None:
+        self.tripped = True
+        freed = len(self._suspects)
+        self._suspects.clear()
+        detail = (
+            f"{self._gone} of the last {self._answers} answers called the token gone: this looks like a wrong project, "
+            f"topic or environment. No token is purged and deliveries are held; {freed} suspects went free"
+        )
+        self._telemetry.raise_issue(Issue("credential_rejected", self._provider, detail, self._clock.time()))
+
+    def _count(self, gone: int) -> None:
+        second = int(self._clock.monotonic())
+        if not self._seconds or self._seconds[-1][0] != second:
+            self._seconds.append([second, 0, 0])
+            while self._seconds[0][0] <= second - self._rules.window_s:
+                _, answers, old = self._seconds.popleft()
+                self._answers -= int(answers)
+                self._gone -= int(old)
+        self._seconds[-1][1] += 1
+        self._seconds[-1][2] += gone
+        self._answers += 1
+        self._gone += gone

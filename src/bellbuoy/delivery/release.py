@@ -1,0 +1,95 @@
+"""Let go what was held for a provider, when it is back, at a bounded rate; and bury the tokens that are gone indeed.
+
+A provider that has just recovered must not be stampeded: release starts at a tenth of its rate and grows to the whole
+over `ramp_s`. While it is in trouble only a few are let go now and then, to find out whether it still is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.delivery.send import Lane
+from bellbuoy.delivery.worker import Worker
+from bellbuoy.errors import StoreError
+from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.operations import Telemetry
+
+
+class ReleaseSettings(Struct, frozen=True):
+    """How fast what was held comes back.
+
+    Args:
+        every_s: seconds between two looks.
+        rate_per_s: notifications let go a second for one provider, once it has recovered.
+        ramp_s: seconds over which the rate grows from a tenth of that; the guide of one provider asks for a minute.
+        trials: notifications let go to test a provider in trouble.
+    """
+
+    every_s: float = 0.5
+    rate_per_s: float = 500.0
+    ramp_s: float = 60.0
+    trials: int = 3
+
+
+class Release:
+    """Runs beside the worker and hands held work back to it through the ledger."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        lanes: Mapping[str, Lane],
+        worker: Worker,
+        settings: ReleaseSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._ledger = ledger
+        self._lanes = lanes
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._telemetry = telemetry
+        self._since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Look every `every_s`, until cancelled."""
+        while True:
+            await self._clock.sleep(self._settings.every_s)
+            try:
+                await self.step()
+            except StoreError as error:
+                self._telemetry.event("release_failed", code=error.code)
+
+    async def step(self) -> None:
+        """Look once at every provider."""
+        held = await self._ledger.held()
+        for lane in self._lanes.values():
+            await self._let_go(lane, held.get(lane.name, 0))
+            gone = lane.purge.convicted()
+            if gone:
+                count = await self._ledger.invalidate(gone)
+                self._telemetry.event("tokens_invalidated", provider=lane.name, count=count)
+
+    async def _let_go(self, lane: Lane, waiting: int) -> None:
+        if not waiting:
+            self._since.pop(lane.name, None)
+            return
+        count = lane.releasable(self._pace(lane.name), self._settings.trials)
+        if count:
+            released = await self._ledger.release_held(lane.provider.name, now=self._clock.time(), limit=count)
+            self._telemetry.event("held_released", provider=lane.name, count=released, left=waiting - released)
+            self._worker.nudge()
+        if not lane.recovered:
+            self._since.pop(lane.name, None)
+
+    def _pace(self, name: str) -> int:
+        """How many to let go in this look: a tenth of the rate at first, the whole after `ramp_s`."""
+        settings = self._settings
+        now = self._clock.monotonic()
+        begun = self._since.setdefault(name, now)
+        share = min(1.0, 0.1 + 0.9 * (now - begun) / settings.ramp_s)
+        return max(1, int(settings.rate_per_s * settings.every_s * share))

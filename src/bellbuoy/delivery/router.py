@@ -1,0 +1,176 @@
+"""Turn what the sender asked and the recipient allows into a chain of deliveries.
+
+Pure: the same record, recipient and time always give the same route.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from bellbuoy.model.delivery import Delivery, Message, ProviderName, Record
+from bellbuoy.model.recipient import CHANNELS, Channel, Platform, QuietHours, User
+
+_NAMESPACE = uuid.UUID("6f0a7e0e-3a0f-5f5b-9e3c-0b6e6c6c7569")
+
+
+def route(record: Record, user: User | None, now: float) -> None:
+    """Decide the chain of channels and when to begin, once for each notification.
+
+    Sets `chain`, and either a `not_before` with status `scheduled`, or a final status: `suppressed` when the recipient
+    opted out of the category, `failed` with code `no_route` when there is nowhere to send.
+
+    Args:
+        record: not yet routed.
+        user: the recipient, None when the request names no user or one that is unknown.
+        now: epoch seconds.
+    """
+    request = record.request
+    preferences = user.preferences if user else None
+    if preferences and request.category and preferences.categories.get(request.category) is False:
+        record.chain = ()
+        record.status = "suppressed"
+        record.code = "category_opted_out"
+        record.note(now, "suppressed", f"the recipient opted out of the category {request.category!r}")
+        return
+    record.locale = user.locale if user else None
+    record.chain, refused = _chain(record, user)
+    if not record.chain:
+        record.status = "failed"
+        record.code = "no_route"
+        record.note(now, "failed", "no_route: " + (refused or "the recipient has no usable endpoint"))
+        return
+    record.note(now, "routed", " then ".join(record.chain))
+    if preferences and preferences.quiet_hours and request.priority != "high":
+        zone = user.timezone if user else "UTC"
+        end = quiet_until(preferences.quiet_hours, zone, max(now, record.not_before or 0.0))
+        if end is not None:
+            record.not_before = end
+            record.status = "scheduled"
+            record.note(now, "scheduled", f"quiet hours until {preferences.quiet_hours.end} in {zone}")
+
+
+def _chain(record: Record, user: User | None) -> tuple[tuple[Channel, ...], str | None]:
+    """The channels that lead somewhere, in order, and what to tell the sender when there are none."""
+    recipient = record.request.recipient
+    if recipient.device:
+        reachable: tuple[Channel, ...] = ("push",)
+    elif recipient.email:
+        reachable = ("email",)
+    elif recipient.phone:
+        reachable = ("sms",)
+    elif user is None:
+        return (), "the user is unknown"
+    else:
+        reachable = user.preferences.channels if user.preferences.channels is not None else CHANNELS
+    wanted = record.request.channels or reachable
+    chain = tuple(c for c in wanted if c in reachable and any(endpoints(record, user, c)))
+    if chain:
+        return chain, None
+    refused = [c for c in wanted if c not in reachable]
+    if refused:
+        return (), f"{', '.join(refused)} not among the channels the recipient allows or has"
+    return (), f"no usable endpoint for {', '.join(wanted)}"
+
+
+Address = tuple[ProviderName, str, Platform | None, str | None, float | None]
+"""provider, endpoint, platform, device id, the epoch second the token was registered"""
+
+
+def endpoints(record: Record, user: User | None, channel: Channel) -> Iterator[Address]:
+    """Where a channel leads for this recipient; nothing for email and sms when there is no text to send."""
+    recipient = record.request.recipient
+    if channel == "push":
+        if recipient.device:
+            device = recipient.device
+            yield device.provider, device.token, device.platform, None, None
+        elif user:
+            for known in user.devices:
+                if known.invalidated_at is None:
+                    it = known.device
+                    yield it.provider, it.token, it.platform, it.device_id, known.registered_at
+    elif record.request.content.title or record.request.content.body:
+        if channel == "email":
+            address = recipient.email or (user.email if user else None)
+            if address:
+                yield "smtp", address, None, None, None
+        else:
+            number = recipient.phone or (user.phone if user else None)
+            if number:
+                yield "sms", number, None, None, None
+
+
+def enter_step(record: Record, user: User | None, now: float) -> bool:
+    """Make the deliveries of the present step; False when it leads nowhere any more.
+
+    A delivery's id is derived from the notification, the step and the endpoint, so that working a step out twice gives
+    the same deliveries, and a provider that knows the id sees one message.
+    """
+    assert record.chain is not None
+    channel = record.chain[record.step]
+    record.step_at = now
+    found = False
+    for provider, endpoint, platform, device_id, registered_at in endpoints(record, user, channel):
+        identity = uuid.uuid5(_NAMESPACE, f"{record.id}/{record.step}/{provider}/{endpoint}")
+        record.deliveries.append(
+            Delivery(
+                id=str(identity),
+                step=record.step,
+                channel=channel,
+                provider=provider,
+                endpoint=endpoint,
+                platform=platform,
+                device_id=device_id,
+                registered_at=registered_at,
+                due_at=now,
+            )
+        )
+        found = True
+    return found
+
+
+def message_for(record: Record, delivery: Delivery, now: float) -> Message:
+    """What the provider is handed for one attempt of `delivery` at `now` epoch seconds."""
+    request = record.request
+    return Message(
+        delivery_id=delivery.id,
+        notification_id=record.id,
+        endpoint=delivery.endpoint,
+        content=request.content,
+        expires_at=0.0 if record.once else record.expires_at,
+        ttl_s=0 if record.once else max(0, int(record.expires_at - now)),
+        platform=delivery.platform,
+        priority=request.priority,
+        collapse_key=request.collapse_key,
+        category=request.category,
+        locale=record.locale,
+    )
+
+
+def quiet_until(quiet: QuietHours, timezone: str, at: float) -> float | None:
+    """The epoch second at which quiet hours end, None when `at` (epoch seconds) is not within them.
+
+    The hours are wall-clock hours of the recipient's zone, so a night with a clock change is as long as its clock says.
+    An unknown zone counts as UTC.
+    """
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        zone = ZoneInfo("UTC")
+    local = datetime.fromtimestamp(at, zone)
+    start, end = _minutes(quiet.start), _minutes(quiet.end)
+    minute = local.hour * 60 + local.minute
+    if start == end:
+        return None
+    within = start <= minute < end if start < end else minute >= start or minute < end
+    if not within:
+        return None
+    day = local.date() + timedelta(days=1) if minute >= end else local.date()
+    wake = datetime(day.year, day.month, day.day, end // 60, end % 60, tzinfo=zone)
+    return wake.astimezone(UTC).timestamp()
+
+
+def _minutes(clock_time: str) -> int:
+    return int(clock_time[:2]) * 60 + int(clock_time[3:])

@@ -1,0 +1,160 @@
+"""Identify a notification, put it into its homes, and answer only when it is safe there."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from random import Random
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.errors import Invalid, RateLimited
+from bellbuoy.model.delivery import Record
+from bellbuoy.model.notification import Request
+from bellbuoy.ports.ledger import Claim, NotificationLedger, Offer, Taken
+from bellbuoy.ports.operations import Telemetry
+
+_NAMESPACE = uuid.UUID("b0b6d0a4-6e1f-5c55-8b0b-3f0c3a1d9e52")
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class Takeover(Protocol):
+    """A worker in this process that takes accepted notifications over at once, sparing them the claim."""
+
+    owner: str
+
+    @property
+    def lease_s(self) -> float: ...
+
+    def room(self) -> int: ...
+
+    def hand_over(self, claim: Claim) -> None: ...
+
+
+class Accepted(Struct, frozen=True):
+    """A notification that is safe. `replayed`: it was accepted before under the same key."""
+
+    record: Record
+    replayed: bool
+
+
+class IntakeSettings(Struct, frozen=True):
+    """Bounds of the intake.
+
+    Args:
+        ttl_s_default: time to live in seconds where the sender gives none.
+        in_flight_max: notifications being written at once; more are refused before memory grows.
+    """
+
+    ttl_s_default: int = 86_400
+    in_flight_max: int = 5_000
+
+
+class Intake:
+    """Takes notifications in.
+
+    Args:
+        ledger: the home.
+        worker: takes over what is due now, None when no worker runs in this process.
+        settings: the bounds.
+        clock, rng: time and chance.
+        telemetry: counts.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: NotificationLedger,
+        worker: Takeover | None,
+        settings: IntakeSettings,
+        clock: Clock,
+        rng: Random,
+        telemetry: Telemetry,
+    ) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._rng = rng
+        self._telemetry = telemetry
+        self._in_flight = 0
+
+    async def accept(self, tenant: str, requests: Sequence[tuple[Request, str | None]]) -> list[Accepted | Invalid]:
+        """Accept notifications, each with its idempotency key or None; when this returns they are durable.
+
+        The id under a key is derived from the tenant and the key, so two nodes that cannot see each other derive the
+        same one.
+
+        Returns:
+            For each, in order: the accepted notification, or Invalid with code `idempotency_key_reused` when the key
+            came with another request before.
+
+        Raises:
+            RateLimited: too many are in flight; nothing was accepted.
+            Full: the home has no room; nothing was accepted.
+            Unavailable: no home could take them; nothing was confirmed.
+        """
+        if self._in_flight + len(requests) > self._settings.in_flight_max:
+            raise RateLimited("too many notifications are being accepted", retry_after_s=self._rng.uniform(1.0, 3.0))
+        self._in_flight += len(requests)
+        try:
+            offers = [self._offer(tenant, request, key) for request, key in requests]
+            taken = await self._ledger.accept(offers)
+        finally:
+            self._in_flight -= len(requests)
+        return [self._answer(offer, one) for offer, one in zip(offers, taken, strict=True)]
+
+    def _offer(self, tenant: str, request: Request, key: str | None) -> Offer:
+        now = self._clock.time()
+        record = Record(
+            id=self._identify(tenant, key, now),
+            tenant=tenant,
+            request=request,
+            accepted_at=now,
+            expires_at=now,
+            once=request.ttl_s == 0,
+        )
+        begin = now
+        if request.send_at is not None:
+            begin = max(now, request.send_at.timestamp())
+            if begin > now:
+                record.status = record.answered = "scheduled"
+                record.not_before = begin
+        record.expires_at = begin + (self._settings.ttl_s_default if request.ttl_s is None else request.ttl_s)
+        # Without a key every id is new, so there is nothing to compare the body with.
+        body_hash = hashlib.sha256(_encode(request)).digest() if key is not None else b""
+        if begin > now:
+            record.note(now, "accepted", "scheduled for its send_at")
+            return Offer(record, body_hash, begin)
+        record.note(now, "accepted", "safe in the ledger")
+        if self._worker is not None and self._worker.room() > self._in_flight:
+            return Offer(record, body_hash, now + self._worker.lease_s, self._worker.owner)
+        return Offer(record, body_hash, now)
+
+    def _answer(self, offer: Offer, taken: Taken) -> Accepted | Invalid:
+        if taken.kind == "other":
+            return Invalid(
+                "this Idempotency-Key came with another notification before",
+                errors=[("Idempotency-Key", "already used with a different body")],
+                code="idempotency_key_reused",
+                hint="use a new key for a new notification",
+            )
+        if taken.kind == "new":
+            self._telemetry.accepted("ledger", 1)
+            if offer.owner is not None and self._worker is not None:
+                self._worker.hand_over(Claim(taken.record, fence=1))
+        return Accepted(taken.record, replayed=taken.kind == "same")
+
+    def _identify(self, tenant: str, key: str | None, now: float) -> str:
+        """UUIDv5 of tenant and key; without a key UUIDv7 (RFC 9562), which sorts by time."""
+        if key is not None:
+            return str(uuid.uuid5(_NAMESPACE, f"{len(tenant)}:{tenant}:{key}"))
+        random = self._rng.getrandbits(74)
+        value = (
+            (int(now * 1000) & (2**48 - 1)) << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (2**62 - 1)
+        )
+        return str(uuid.UUID(int=value))

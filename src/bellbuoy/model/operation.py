@@ -1,0 +1,99 @@
+"""What an operator sees and handles: the books, dead letters, tombstones, keys, dependencies' health."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from bellbuoy.model.recipient import Channel
+
+Scope = Literal["send", "read", "operate", "admin"]
+SCOPES: tuple[Scope, ...] = ("send", "read", "operate", "admin")
+
+
+class Books(Struct, frozen=True):
+    """Every accepted notification is in exactly one of the other terms, so `difference` is 0.
+
+    `accepted` is counted from the append-only log of acceptances, the rest from the notifications themselves; `missing`
+    are ids that were accepted and are in no term, `unknown` ids that are in a term and were never accepted (at most 100
+    of each are listed). `possible_duplicates` counts attempts made after one whose outcome is unknown.
+    """
+
+    accepted: int
+    delivered: int = 0
+    failed: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    suppressed: int = 0
+    dead_lettered: int = 0
+    uncertain: int = 0
+    pending: int = 0
+    difference: int = 0
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    possible_duplicates: int = 0
+
+
+class DeadLetter(Struct, frozen=True):
+    """A delivery that has run out of attempts. `endpoint` is masked; `at` is in epoch seconds."""
+
+    id: str
+    notification_id: str
+    channel: Channel
+    provider: str
+    endpoint: str
+    attempts: int
+    error_code: str | None
+    provider_status: int | None
+    at: float
+
+
+class Skip(Struct, frozen=True):
+    """A dead letter that was not replayed, and why."""
+
+    id: str
+    why: str
+
+
+class Replayed(Struct, frozen=True):
+    """What a replay did, or with `dry_run` would do."""
+
+    matched: int
+    replayed: int
+    skipped: list[Skip]
+    dry_run: bool = False
+
+
+class Tombstone(Struct, frozen=True):
+    """A token that its provider called gone. `seen_at` is when the attempt was made; all times are epoch seconds."""
+
+    tenant: str
+    user_id: str
+    device_id: str
+    provider: str
+    at: float
+    seen_at: float
+    because: str
+    restored_at: float | None = None
+
+
+class ApiKey(Struct, frozen=True):
+    """A key as it is stored: `hash` is the SHA-256 of the secret, which nobody can read back."""
+
+    id: str
+    name: str
+    tenant: str
+    scopes: tuple[Scope, ...]
+    hash: bytes
+    created_at: float
+    revoked_at: float | None = None
+
+
+class Issue(Struct, frozen=True):
+    """Something wrong that a person should know of. `name` is stable (`credential_rejected`), `since` epoch seconds."""
+
+    name: str
+    component: str
+    detail: str
+    since: float

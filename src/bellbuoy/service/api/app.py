@@ -1,0 +1,109 @@
+"""The ASGI application: one lean path for accepting, Starlette's router for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import starlette.routing
+from starlette.types import ASGIApp
+
+from bellbuoy.errors import BellbuoyError
+from bellbuoy.service.api import openapi
+from bellbuoy.service.api.context import Context
+from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send
+from bellbuoy.service.api.problems import problem
+from bellbuoy.service.api.routes import ROUTES, Route
+
+
+def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> ASGIApp:
+    """The whole HTTP interface over `context`; `extra` mounts further applications by their path prefix."""
+    resources: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        resources.setdefault(route.path, {})[route.method] = route
+    routes: list[starlette.routing.BaseRoute] = [
+        starlette.routing.Mount(prefix, app=app) for prefix, app in (extra or {}).items()
+    ]
+    routes += [starlette.routing.Route(path, _Resource(context, methods)) for path, methods in resources.items()]
+    document = Reply.json(openapi.build())
+    html = Reply(200, openapi.page().encode(), b"text/html; charset=utf-8", {"Content-Security-Policy": _CSP})
+    routes += [
+        starlette.routing.Route("/openapi.json", _Fixed(document)),
+        starlette.routing.Route("/docs", _Fixed(html)),
+    ]
+    return _Front(context, starlette.routing.Router(routes, redirect_slashes=False, default=_nowhere))
+
+
+_CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+
+
+class _Front:
+    """Takes the one call that must be fast out of the router's way."""
+
+    def __init__(self, context: Context, router: ASGIApp) -> None:
+        self._router = router
+        self._send = _Resource(context, {r.method: r for r in ROUTES if r.path == "/v1/notifications"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/v1/notifications":
+            await self._send(scope, receive, send)
+        elif scope["type"] != "lifespan":
+            await self._router(scope, receive, send)
+
+
+class _Resource:
+    """All methods of one path."""
+
+    def __init__(self, context: Context, methods: Mapping[str, Route]) -> None:
+        self._context = context
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            reply = await self._answer(Call(scope, receive))
+        except BellbuoyError as error:
+            reply = problem(error)
+        except TimeoutError:
+            reply = problem(HttpError(408, "request_timeout", "the body did not come in time"))
+        except Exception as error:
+            # A defect of ours: it is logged with its kind, and the client learns no more than that.
+            self._context.telemetry.event("request_failed", path=_template(self._methods), error=repr(error))
+            reply = problem(BellbuoyError("internal"))
+        await reply.send(send)
+
+    async def _answer(self, call: Call) -> Reply:
+        route = self._methods.get(call.scope["method"])
+        if route is None:
+            allowed = ", ".join(sorted(self._methods))
+            raise HttpError(405, "method_not_allowed", f"this path takes {allowed}", headers={"Allow": allowed})
+        if route.scope is not None:
+            call.key = self._context.authenticate(call)
+            if route.scope not in call.key.scopes:
+                raise HttpError(403, "forbidden", f"the key lacks the scope {route.scope}")
+        return await route.handler(self._context, call)
+
+
+def _template(methods: Mapping[str, Route]) -> str:
+    return next(iter(methods.values())).path
+
+
+class _Fixed:
+    """An answer that never changes."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD"):
+            await self._reply.send(send)
+        else:
+            await problem(HttpError(405, "method_not_allowed", "this path takes GET", headers={"Allow": "GET"})).send(
+                send
+            )
+
+
+async def _nowhere(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    await problem(HttpError(404, "not_found", "there is nothing at this path", hint="see /docs")).send(send)

@@ -1,0 +1,79 @@
+"""How the service and what it depends on are doing, and the gauges that show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bellbuoy.delivery.send import Lane
+from bellbuoy.errors import StoreError
+from bellbuoy.resilience import CircuitBreaker
+from bellbuoy.service.api import views
+from bellbuoy.service.api.context import Context
+
+_STATE_NUMBERS = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
+
+
+def breaker_view(breaker: CircuitBreaker) -> dict[str, Any]:
+    """A breaker as operators see it."""
+    snapshot = breaker.snapshot()
+    return {
+        "name": breaker.name,
+        "state": str(snapshot.state),
+        "failure_count": snapshot.failure_count,
+        "success_count": snapshot.success_count,
+        "opened_at": views.stamp(snapshot.opened_at),
+        "retry_after_s": None if snapshot.retry_after_s is None else round(snapshot.retry_after_s, 3),
+    }
+
+
+async def health(context: Context) -> dict[str, Any]:
+    """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`."""
+    dependencies: dict[str, dict[str, Any]] = {}
+    issues: list[str] = []
+    began = context.clock.monotonic()
+    try:
+        await context.ledger.probe()
+        latency_ms = round((context.clock.monotonic() - began) * 1000, 3)
+        dependencies["ledger"] = {"status": "healthy", "latency_ms": latency_ms, "breaker": None}
+    except StoreError as error:
+        dependencies["ledger"] = {"status": "unhealthy", "latency_ms": None, "breaker": None}
+        issues.append("disk_full" if error.code == "store_full" else "database_down")
+    for lane in context.lanes.values():
+        dependencies[lane.name] = _provider(lane)
+        if str(lane.breaker.state) != "closed":
+            issues.append(f"{lane.name}_down")
+    raised = list(context.telemetry.issues.values())
+    issues += sorted({issue.name for issue in raised})
+    unhealthy = dependencies["ledger"]["status"] == "unhealthy"
+    return {
+        "status": "unhealthy" if unhealthy else "degraded" if issues else "healthy",
+        "issues": issues,
+        "modes": [],
+        "dependencies": dependencies,
+        "details": [{**msgspec.to_builtins(one), "since": views.stamp(one.since)} for one in raised],
+    }
+
+
+def _provider(lane: Lane) -> dict[str, Any]:
+    state = str(lane.breaker.state)
+    status = "healthy" if lane.recovered else "unhealthy" if state in ("open", "isolated") else "degraded"
+    latency = lane.latency_ms
+    return {"status": status, "latency_ms": None if latency is None else round(latency, 3), "breaker": state}
+
+
+async def collect(context: Context) -> None:
+    """Bring the gauges up to date; each is asked from the data when somebody looks."""
+    telemetry = context.telemetry
+    for lane in context.lanes.values():
+        telemetry.breaker_state.labels(lane.name).set(_STATE_NUMBERS.get(str(lane.breaker.state), 0))
+    try:
+        now = context.clock.time()
+        depth, oldest = await context.ledger.backlog(now=now)
+        telemetry.queue_depth.labels("ledger").set(depth)
+        telemetry.oldest_pending.set(max(0.0, now - oldest) if oldest is not None else 0.0)
+        telemetry.dead_letters.set(await context.ledger.dead_letter_count())
+        telemetry.books_difference.set((await context.ledger.books()).difference)
+    except StoreError as error:
+        telemetry.event("request_failed", path="/metrics", code=error.code)

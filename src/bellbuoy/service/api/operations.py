@@ -1,0 +1,169 @@
+"""What an operator looks at and turns: health, breakers, dead letters, tombstones, the books, keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from bellbuoy.errors import Conflict, Invalid, NotFound, StoreError
+from bellbuoy.model.notification import BODY_BYTES_MAX
+from bellbuoy.service.api import views
+from bellbuoy.service.api.context import Context
+from bellbuoy.service.api.exchange import Call, HttpError, Reply
+from bellbuoy.service.api.health import breaker_view, collect, health
+from bellbuoy.service.api.notifications import limit_of
+from bellbuoy.service.api.schemas import BreakerPost, KeyPost, ReplayPost, RestorePost
+from bellbuoy.service.settings import is_loopback
+
+_replay = msgspec.json.Decoder(ReplayPost)
+_restore = msgspec.json.Decoder(RestorePost)
+_breaker = msgspec.json.Decoder(BreakerPost)
+_key = msgspec.json.Decoder(KeyPost)
+
+
+async def live(context: Context, call: Call) -> Reply:
+    """`GET /livez`: the process answers. It asks no dependency, or an outage would restart everything."""
+    return Reply.json({"status": "ok"})
+
+
+async def ready(context: Context, call: Call) -> Reply:
+    """`GET /readyz`: notifications can be accepted."""
+    try:
+        await context.ledger.probe()
+    except StoreError:
+        return Reply.json({"status": "not ready"}, 503, {"Retry-After": "5"})
+    return Reply.json({"status": "ok"})
+
+
+async def metrics(context: Context, call: Call) -> Reply:
+    """`GET /metrics`: Prometheus's text; without a key on loopback only."""
+    client = call.scope.get("client")
+    if not (client and is_loopback(client[0])) or call.header(b"x-forwarded-for") is not None:
+        key = context.authenticate(call)
+        if "read" not in key.scopes:
+            raise HttpError(403, "forbidden", "the key lacks the scope read")
+    await collect(context)
+    return Reply(200, context.telemetry.exposition(), b"text/plain; version=0.0.4; charset=utf-8")
+
+
+async def get_health(context: Context, call: Call) -> Reply:
+    """`GET /v1/health`."""
+    call.query()
+    return Reply.json(await health(context))
+
+
+async def breakers(context: Context, call: Call) -> Reply:
+    """`GET /v1/breakers`."""
+    call.query()
+    return Reply.json({"items": [breaker_view(lane.breaker) for lane in context.lanes.values()]})
+
+
+async def change_breaker(context: Context, call: Call) -> Reply:
+    """`POST /v1/breakers/{name}`."""
+    name = call.path("name")
+    lane = context.lanes.get(name)
+    if lane is None:
+        raise NotFound(f"there is no breaker {name[:64]}")
+    action = (await call.document(_breaker, BODY_BYTES_MAX)).action
+    getattr(lane.breaker, action)()
+    context.telemetry.event("breaker_changed_by_hand", breaker=name, action=action, key=call.key.id)
+    return Reply.json(breaker_view(lane.breaker))
+
+
+async def dead_letters(context: Context, call: Call) -> Reply:
+    """`GET /v1/dead-letters`."""
+    query = call.query("provider", "error_code", "limit", "cursor")
+    letters, cursor = await context.ledger.dead_letters(
+        call.key.tenant,
+        provider=query.get("provider"),
+        error_code=query.get("error_code"),
+        limit=limit_of(query),
+        cursor=query.get("cursor"),
+    )
+    return Reply.json({"items": [views.dead_letter(one) for one in letters], "next_cursor": cursor})
+
+
+async def replay_one(context: Context, call: Call) -> Reply:
+    """`POST /v1/dead-letters/{id}/replay`."""
+    call.query()
+    letter_id = call.path("id")
+    result = await _do_replay(context, call, ReplayPost(limit=1), [letter_id])
+    if not result.matched:
+        raise NotFound(f"there is no dead letter {letter_id[:64]}")
+    if not result.replayed:
+        raise Conflict(f"it was not replayed: {result.skipped[0].why}")
+    return Reply.json(result)
+
+
+async def replay_many(context: Context, call: Call) -> Reply:
+    """`POST /v1/dead-letters/replay`."""
+    post = await call.document(_replay, BODY_BYTES_MAX * 16)
+    return Reply.json(await _do_replay(context, call, post, post.filter.ids))
+
+
+async def _do_replay(context: Context, call: Call, post: ReplayPost, ids: list[str] | None) -> Any:
+    result = await context.ledger.replay(
+        call.key.tenant,
+        ids=ids,
+        provider=post.filter.provider,
+        error_code=post.filter.error_code,
+        now=context.clock.time(),
+        rate_per_s=post.rate_per_s,
+        dry_run=post.dry_run,
+        limit=post.limit,
+    )
+    if result.replayed and not post.dry_run:
+        context.telemetry.event("dead_letters_replayed", count=result.replayed, key=call.key.id)
+        context.nudge()
+    return result
+
+
+async def tombstones(context: Context, call: Call) -> Reply:
+    """`GET /v1/tombstones`: tokens that their provider called gone."""
+    query = call.query("limit")
+    found = await context.ledger.tombstones(call.key.tenant, limit=limit_of(query))
+    return Reply.json({"items": [views.tombstone(one) for one in found]})
+
+
+async def restore(context: Context, call: Call) -> Reply:
+    """`POST /v1/tombstones/restore`: take tokens back."""
+    post = await call.document(_restore, BODY_BYTES_MAX)
+    try:
+        since = datetime.fromisoformat(post.since).timestamp() if post.since else 0.0
+    except (ValueError, OverflowError):
+        raise Invalid("the request is not valid", errors=[("$.since", "Expected an RFC 3339 time")]) from None
+    count = await context.ledger.restore(
+        call.key.tenant, user_id=post.user_id, provider=post.provider, since=since, now=context.clock.time()
+    )
+    context.telemetry.event("tombstones_restored", count=count, key=call.key.id)
+    return Reply.json({"restored": count})
+
+
+async def audit(context: Context, call: Call) -> Reply:
+    """`GET /v1/audit`: the books."""
+    call.query()
+    return Reply.json(views.books(await context.ledger.books(call.key.tenant)))
+
+
+async def keys(context: Context, call: Call) -> Reply:
+    """`GET /v1/keys`."""
+    call.query()
+    return Reply.json({"items": [views.api_key(one) for one in await context.keys.all()]})
+
+
+async def create_key(context: Context, call: Call) -> Reply:
+    """`POST /v1/keys`: the only answer that ever holds the key."""
+    post = await call.document(_key, BODY_BYTES_MAX)
+    key, secret = await context.keys.create(post.name, tuple(dict.fromkeys(post.scopes)), tenant=call.key.tenant)
+    context.telemetry.event("key_created", key=key.id, by=call.key.id)
+    return Reply.json({**views.api_key(key), "key": secret}, 201)
+
+
+async def revoke_key(context: Context, call: Call) -> Reply:
+    """`DELETE /v1/keys/{id}`: refused from now on."""
+    call.query()
+    key = await context.keys.revoke(call.path("id"))
+    context.telemetry.event("key_revoked", key=key.id, by=call.key.id)
+    return Reply.json(views.api_key(key))

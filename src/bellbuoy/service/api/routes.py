@@ -1,0 +1,286 @@
+"""Every call of the HTTP interface in one table: who serves it, who may call it, what goes in and what comes out.
+
+The router and `/openapi.json` are both made from it, so neither can say what the other does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bellbuoy.model.notification import Request
+from bellbuoy.model.operation import Scope
+from bellbuoy.service.api import notifications, operations, recipients, schemas
+from bellbuoy.service.api.context import Context
+from bellbuoy.service.api.exchange import Call, Reply
+
+Handler = Callable[[Context, Call], Awaitable[Reply]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One call.
+
+    Args:
+        scope: what its key needs; None when it needs no key.
+        body: the type of its request body, None without one.
+        ndjson: the type of one line, where the body may be NDJSON.
+        answers: the type of each success; None for an empty one.
+        problems: the other statuses it may answer with, besides those that its scope and body imply.
+        query: the parameters it knows.
+        headers: the request headers it reads.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    scope: Scope | None
+    answers: dict[int, Any]
+    body: Any = None
+    ndjson: Any = None
+    problems: tuple[int, ...] = ()
+    query: dict[str, dict[str, Any]] = field(default_factory=dict)
+    headers: tuple[str, ...] = ()
+    media_type: str = "application/json"
+
+    @property
+    def statuses(self) -> tuple[int, ...]:
+        """Every status other than success."""
+        found = set(self.problems) | {500, 503}
+        if self.scope is not None:
+            found |= {401, 403, 422}
+        if self.body is not None or self.ndjson is not None:
+            found |= {400, 408, 413, 415, 422}
+        return tuple(sorted(found))
+
+
+_LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": notifications.PAGE_MAX, "default": 50}}
+_CURSOR = {"cursor": {"type": "string", "pattern": "^[0-9]{1,18}$"}}
+_STATUS = {"status": {"type": "string", "enum": list(notifications.STATUSES)}}
+_KEY = ("Idempotency-Key",)
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/v1/notifications",
+        notifications.send,
+        "Send a notification",
+        "send",
+        {202: schemas.AcceptedView},
+        body=Request,
+        problems=(429,),
+        headers=_KEY,
+    ),
+    Route(
+        "POST",
+        "/v1/notifications/batch",
+        notifications.send_batch,
+        "Send up to 1,000 notifications",
+        "send",
+        {200: schemas.BatchView},
+        body=schemas.BatchSchema,
+        ndjson=Request,
+        problems=(429,),
+        headers=_KEY,
+    ),
+    Route(
+        "GET",
+        "/v1/notifications",
+        notifications.page,
+        "List notifications, newest first",
+        "read",
+        {200: schemas.NotificationPage},
+        query={**_STATUS, "user_id": {"type": "string"}, **_LIMIT, **_CURSOR},
+    ),
+    Route(
+        "GET",
+        "/v1/notifications/{id}",
+        notifications.get,
+        "What became of a notification",
+        "read",
+        {200: schemas.NotificationView},
+        problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/notifications/{id}/explain",
+        notifications.explain,
+        "Why, in order, and what happens next",
+        "read",
+        {200: schemas.ExplanationView},
+        problems=(404,),
+    ),
+    Route(
+        "POST",
+        "/v1/notifications/{id}/cancel",
+        notifications.cancel,
+        "Cancel what has not been sent",
+        "send",
+        {200: schemas.NotificationView},
+        problems=(404, 409),
+    ),
+    Route(
+        "POST",
+        "/v1/users/batch",
+        recipients.put_users,
+        "Write up to 1,000 users",
+        "send",
+        {200: schemas.UsersView},
+        ndjson=schemas.UserPut,
+    ),
+    Route(
+        "PUT",
+        "/v1/users/{user_id}",
+        recipients.put_user,
+        "Write a user",
+        "send",
+        {200: schemas.UserView},
+        body=schemas.UserPut,
+    ),
+    Route(
+        "GET",
+        "/v1/users/{user_id}",
+        recipients.get_user,
+        "A user with devices",
+        "read",
+        {200: schemas.UserView},
+        problems=(404,),
+    ),
+    Route(
+        "DELETE",
+        "/v1/users/{user_id}",
+        recipients.delete_user,
+        "Forget a user",
+        "send",
+        {204: None},
+        problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/users/{user_id}/devices",
+        recipients.get_devices,
+        "A user's devices",
+        "read",
+        {200: schemas.DevicesView},
+        problems=(404,),
+    ),
+    Route(
+        "PUT",
+        "/v1/users/{user_id}/devices/{device_id}",
+        recipients.put_device,
+        "Add or replace a device",
+        "send",
+        {200: schemas.DeviceView},
+        body=schemas.DevicePut,
+        problems=(409,),
+    ),
+    Route(
+        "GET",
+        "/v1/users/{user_id}/devices/{device_id}",
+        recipients.get_device,
+        "A device",
+        "read",
+        {200: schemas.DeviceView},
+        problems=(404,),
+    ),
+    Route(
+        "DELETE",
+        "/v1/users/{user_id}/devices/{device_id}",
+        recipients.delete_device,
+        "Forget a device",
+        "send",
+        {204: None},
+        problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/dead-letters",
+        operations.dead_letters,
+        "Deliveries that ran out of attempts",
+        "read",
+        {200: schemas.DeadLetterPage},
+        query={"provider": {"type": "string"}, "error_code": {"type": "string"}, **_LIMIT, **_CURSOR},
+    ),
+    Route(
+        "POST",
+        "/v1/dead-letters/replay",
+        operations.replay_many,
+        "Replay all that match",
+        "operate",
+        {200: schemas.ReplayedView},
+        body=schemas.ReplayPost,
+    ),
+    Route(
+        "POST",
+        "/v1/dead-letters/{id}/replay",
+        operations.replay_one,
+        "Replay one",
+        "operate",
+        {200: schemas.ReplayedView},
+        problems=(404, 409),
+    ),
+    Route(
+        "GET",
+        "/v1/tombstones",
+        operations.tombstones,
+        "Tokens that were called gone",
+        "read",
+        {200: schemas.TombstonesView},
+        query=_LIMIT,
+    ),
+    Route(
+        "POST",
+        "/v1/tombstones/restore",
+        operations.restore,
+        "Take tokens back",
+        "operate",
+        {200: schemas.RestoredView},
+        body=schemas.RestorePost,
+    ),
+    Route("GET", "/v1/health", operations.get_health, "Health of the service", "read", {200: schemas.HealthView}),
+    Route("GET", "/v1/breakers", operations.breakers, "Circuit breakers", "read", {200: schemas.BreakersView}),
+    Route(
+        "POST",
+        "/v1/breakers/{name}",
+        operations.change_breaker,
+        "Isolate, close or reset a breaker",
+        "operate",
+        {200: schemas.BreakerView},
+        body=schemas.BreakerPost,
+        problems=(404,),
+    ),
+    Route("GET", "/v1/audit", operations.audit, "The books", "read", {200: schemas.BooksView}),
+    Route("GET", "/v1/keys", operations.keys, "API keys", "admin", {200: schemas.KeysView}),
+    Route(
+        "POST",
+        "/v1/keys",
+        operations.create_key,
+        "Make an API key",
+        "admin",
+        {201: schemas.NewKeyView},
+        body=schemas.KeyPost,
+    ),
+    Route(
+        "DELETE",
+        "/v1/keys/{id}",
+        operations.revoke_key,
+        "Revoke an API key",
+        "admin",
+        {200: schemas.KeyView},
+        problems=(404,),
+    ),
+    Route("GET", "/livez", operations.live, "The process is alive", None, {200: schemas.StatusView}),
+    Route("GET", "/readyz", operations.ready, "Notifications can be accepted", None, {200: schemas.StatusView}),
+    Route(
+        "GET",
+        "/metrics",
+        operations.metrics,
+        "Prometheus metrics; without a key on loopback only",
+        None,
+        {200: str},
+        problems=(401, 403),
+        media_type="text/plain",
+    ),
+)

@@ -1,0 +1,271 @@
+"""Put the parts together: the only module that names concrete adapters."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import IO
+
+from bellbuoy import resilience
+from bellbuoy.adapters.apns import ApnsProvider
+from bellbuoy.adapters.fcm import FcmProvider
+from bellbuoy.adapters.memory import CachedLedger
+from bellbuoy.adapters.sms import SmsProvider
+from bellbuoy.adapters.smtp import SmtpProvider
+from bellbuoy.adapters.sqlite import SqliteLedger
+from bellbuoy.adapters.transport import PyreqwestTransport
+from bellbuoy.clock import Clock
+from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
+from bellbuoy.delivery.release import Release, ReleaseSettings
+from bellbuoy.delivery.send import Lane
+from bellbuoy.delivery.settle import Rules
+from bellbuoy.delivery.worker import Worker, WorkerSettings
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.intake.accept import Intake, IntakeSettings
+from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.provider import Provider
+from bellbuoy.service.api.context import Context
+from bellbuoy.service.keys import Keys
+from bellbuoy.service.settings import Breaker, Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+_PRESETS = {
+    "fcm": resilience.FCM,
+    "apns": resilience.APNS,
+    "smtp": resilience.SMTP,
+    "sms": resilience.SMS,
+}
+_BREAKER_EVENTS = {
+    "CircuitOpened": "circuit_breaker_opened",
+    "CircuitHalfOpened": "circuit_breaker_half_open",
+    "CircuitClosed": "circuit_breaker_closed",
+    "CircuitIsolated": "circuit_breaker_isolated",
+}
+
+
+@dataclass
+class Parts:
+    """The assembled service; `runtime` runs it."""
+
+    settings: Settings
+    ledger: Ledger
+    keys: Keys
+    lanes: Mapping[str, Lane]
+    telemetry: ServiceTelemetry
+    worker: Worker | None
+    release: Release | None
+    context: Context
+    lock: IO[str]
+    owns_ledger: bool
+
+    async def aclose(self) -> None:
+        """Close providers, then the ledger, then let go of the data directory."""
+        for lane in self.lanes.values():
+            await lane.provider.aclose()
+        await self.ledger.aclose()
+        self.lock.close()
+
+
+def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, working: bool) -> Parts:
+    """Assemble the parts that this process needs.
+
+    Args:
+        settings: checked.
+        clock, rng: time and chance for everything.
+        accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both owns
+            the data directory alone; others share it.
+
+    Raises:
+        ConfigurationError: a file, a credential or the data directory is not usable.
+        Full, Unavailable: the ledger cannot be opened.
+    """
+    alone = accepting and working
+    settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = _lock(settings.data.dir, exclusive=alone)
+    telemetry = ServiceTelemetry()
+    store: Ledger = SqliteLedger(settings.database_path, clock=clock)
+    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if alone else store  # type: ignore[assignment]
+    lanes = {p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)}
+    worker = release = None
+    if working:
+        worker = _worker(settings, ledger, lanes, telemetry, clock, rng)
+        release = Release(
+            ledger=ledger,
+            lanes=lanes,
+            worker=worker,
+            settings=ReleaseSettings(
+                rate_per_s=settings.delivery.release_per_s, ramp_s=settings.delivery.release_ramp_s
+            ),
+            clock=clock,
+            telemetry=telemetry,
+        )
+    intake = Intake(
+        ledger=ledger,
+        worker=worker,
+        settings=IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max),
+        clock=clock,
+        rng=rng,
+        telemetry=telemetry,
+    )
+    keys = Keys(ledger, clock=clock)
+    nudge = worker.nudge if worker is not None else _nobody
+    context = Context(intake, ledger, keys, lanes, telemetry, clock, nudge)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, context, lock, alone)
+
+
+def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider]:
+    """The providers that have credentials; the others are off.
+
+    Raises:
+        ConfigurationError: credentials are given and cannot be used.
+    """
+    found: list[Provider] = []
+    ca_file = settings.tls.ca_file
+    fcm, apns, smtp, sms = (
+        settings.providers.fcm,
+        settings.providers.apns,
+        settings.providers.smtp,
+        settings.providers.sms,
+    )
+    if fcm.project_id and fcm.credentials_file:
+        found.append(
+            FcmProvider(
+                base_url=fcm.base_url,
+                project_id=fcm.project_id,
+                credentials_file=fcm.credentials_file,
+                transport=PyreqwestTransport(ca_file=ca_file),
+                clock=clock,
+                rng=rng,
+            )
+        )
+    if apns.team_id and apns.key_id and apns.key_file and apns.topic:
+        found.append(
+            ApnsProvider(
+                base_url=apns.base_url,
+                team_id=apns.team_id,
+                key_id=apns.key_id,
+                key_file=apns.key_file,
+                topic=apns.topic,
+                transport=PyreqwestTransport(ca_file=ca_file),
+                clock=clock,
+            )
+        )
+    if smtp.url and smtp.sender:
+        found.append(SmtpProvider(smtp.url.get_secret_value(), sender=smtp.sender, ca_file=ca_file, clock=clock))
+    if sms.account_sid and sms.auth_token and sms.sender:
+        found.append(
+            SmsProvider(
+                base_url=sms.base_url,
+                account_sid=sms.account_sid,
+                auth_token=sms.auth_token.get_secret_value(),
+                sender=sms.sender,
+                transport=PyreqwestTransport(ca_file=ca_file),
+            )
+        )
+    return found
+
+
+def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, clock: Clock, rng: Random) -> Lane:
+    """A provider in its guard: bulkhead( breaker( timeout( send ))). Its retries are durable and so in the ledger."""
+    name = provider.name
+    numbers = breaker_settings(name, getattr(settings.breakers, name))
+
+    def tell(event: object) -> None:
+        kind = _BREAKER_EVENTS.get(type(event).__name__)
+        if kind is not None:
+            telemetry.event(kind, breaker=name)
+        if kind == "circuit_breaker_opened":
+            telemetry.event("external_service_failure", service=name)
+
+    breaker = resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell)
+    concurrency = getattr(settings.providers, name).concurrency_max
+    return Lane(
+        provider,
+        bulkhead=resilience.Bulkhead(name, concurrency_max=concurrency, queue_max=concurrency * 4, wait_s_max=10.0),
+        breaker=breaker,
+        guard=resilience.Guard(name, breaker, resilience.Timeout(numbers.timeout_s)),
+        purge=PurgeGuard(
+            name,
+            clock=clock,
+            telemetry=telemetry,
+            rules=PurgeRules(
+                gone_min=settings.delivery.purge_gone_min,
+                share_max=settings.delivery.purge_share_max,
+                suspect_s=settings.delivery.purge_suspect_s,
+            ),
+        ),
+        clock=clock,
+        telemetry=telemetry,
+        credential_hold_s=settings.delivery.credential_hold_s,
+        trial_s=numbers.recovery_timeout_s,
+    )
+
+
+def breaker_settings(name: str, given: Breaker) -> resilience.BreakerSettings:
+    """The numbers of a breaker: its own by default, with what is configured in their place."""
+    preset = _PRESETS[name]
+    changed = {key: value for key, value in given.model_dump().items() if value is not None}
+    return preset.replace(**changed) if changed else preset
+
+
+def _worker(
+    settings: Settings,
+    ledger: Ledger,
+    lanes: Mapping[str, Lane],
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+) -> Worker:
+    numbers = settings.retry
+    retry = resilience.RetrySettings(
+        max_attempts=numbers.max_attempts,
+        initial_delay_s=numbers.initial_delay_s,
+        max_delay_s=numbers.max_delay_s,
+        backoff_multiplier=numbers.backoff_multiplier,
+        jitter_factor=numbers.jitter_factor,
+    )
+    rules = Rules(
+        delay_s=lambda attempt, told_s: retry.delay_s(attempt, rng, retry_after_s=told_s),
+        attempts_max=numbers.max_attempts,
+        server_error_wait_s={name: getattr(settings.providers, name).server_error_wait_s for name in lanes},
+    )
+    delivery = settings.delivery
+    return Worker(
+        f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}",
+        ledger=ledger,
+        lanes=lanes,
+        rules=rules,
+        settings=WorkerSettings(
+            concurrency_max=delivery.concurrency_max,
+            backlog_max=delivery.backlog_max,
+            lease_s=delivery.lease_s,
+            poll_s_max=delivery.poll_s_max,
+            drain_s=delivery.drain_s,
+        ),
+        clock=clock,
+        rng=rng,
+        telemetry=telemetry,
+    )
+
+
+def _lock(data_dir: Path, *, exclusive: bool) -> IO[str]:
+    """Hold the data directory, alone or with other processes that share it."""
+    file = (data_dir / "bellbuoy.lock").open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigurationError(
+            f"another bellbuoy uses the data directory {data_dir}",
+            hint="stop it, or give this one its own with --data-dir; `serve` wants a directory to itself",
+        ) from None
+    return file
+
+
+def _nobody() -> None:
+    """No worker runs in this process; the others look for work themselves."""

@@ -1,0 +1,108 @@
+"""`bellbuoy doctor`: what is wrong with this installation, and the cure of each finding."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+from random import SystemRandom
+
+from rich.markup import escape
+
+from bellbuoy.clock import SystemClock
+from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.ports.provider import Provider
+from bellbuoy.service import assembly
+from bellbuoy.service.cli import output
+from bellbuoy.service.settings import Settings
+
+PROBE_S_MAX = 15.0
+FREE_BYTES_MIN = 512 * 1024 * 1024
+
+Finding = tuple[str, str, str, str]
+"""ok, warning or error; what was looked at; what was found; the cure, empty when there is nothing to cure"""
+
+
+async def examine(settings: Settings, *, as_json: bool) -> int:
+    """Look at everything; returns the exit status, 1 when something is wrong."""
+    findings = [_data_dir(settings.data.dir), *_room(settings.data.dir), _ledger(settings)]
+    findings += await _providers(settings)
+    worst = 1 if any(level == "error" for level, *_ in findings) else 0
+    if as_json:
+        keys = ("level", "subject", "finding", "cure")
+        output.show_json({"findings": [dict(zip(keys, one, strict=True)) for one in findings], "ok": worst == 0})
+        return worst
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for level, subject, found, cure in findings:
+        output.out.print(f"[{colours[level]}]{level:<8}[/]{subject:<18} {escape(found)}")
+        if cure:
+            output.out.print(f"{'':<26} {escape(cure)}")
+    return worst
+
+
+def _data_dir(path: Path) -> Finding:
+    if not path.exists():
+        return "ok", "data directory", f"{path} will be made at the first start", ""
+    if not os.access(path, os.W_OK | os.X_OK):
+        return "error", "data directory", f"{path} is not writable", f"chown it to the user that runs bellbuoy: {path}"
+    if path.stat().st_mode & 0o077:
+        return "warning", "data directory", f"others can look into {path}", f"chmod 700 {path}"
+    return "ok", "data directory", str(path), ""
+
+
+def _room(path: Path) -> list[Finding]:
+    there = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    stats = os.statvfs(there)
+    free = stats.f_bavail * stats.f_frsize
+    found = f"{free // 1024**2} MiB free"
+    if free < FREE_BYTES_MIN:
+        return [("warning", "disk", found, "make room: with a full disk nothing more is accepted")]
+    return [("ok", "disk", found, "")]
+
+
+def _ledger(settings: Settings) -> Finding:
+    """Look without opening for writing: a service may own the file at this moment."""
+    path = settings.database_path
+    if not path.exists():
+        return "ok", "ledger", f"{path} will be made at the first start", ""
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        return "error", "ledger", f"{path}: {error}", "restore it from a backup, or give another [ledger] url"
+    return "ok", "ledger", f"{path}, schema version {version}", ""
+
+
+_MISSING = {
+    "fcm": "[providers.fcm] project_id and credentials_file",
+    "apns": "[providers.apns] team_id, key_id, key_file and topic",
+    "smtp": "[providers.smtp] url and from",
+    "sms": "[providers.sms] account_sid, auth_token and from",
+}
+
+
+async def _providers(settings: Settings) -> list[Finding]:
+    try:
+        found = assembly.providers(settings, clock=SystemClock(), rng=SystemRandom())
+    except ConfigurationError as error:
+        return [("error", "providers", str(error), error.hint or "see docs/configuration.md")]
+    findings = list(await asyncio.gather(*(_probe(provider) for provider in found)))
+    on = {provider.name for provider in found}
+    for name, needed in _MISSING.items():
+        if name not in on:
+            findings.append(("warning", name, "off: it has no credentials", f"set {needed}, or leave it off"))
+    for provider in found:
+        await provider.aclose()
+    return findings
+
+
+async def _probe(provider: Provider) -> Finding:
+    try:
+        async with asyncio.timeout(PROBE_S_MAX):
+            await provider.probe()
+    except TimeoutError:
+        return "error", provider.name, f"no answer within {PROBE_S_MAX:.0f} s", "check base_url and the network between"
+    except BellbuoyError as error:
+        return "error", provider.name, str(error), error.hint or "check its credentials and base_url"
+    return "ok", provider.name, "a real request was answered", ""

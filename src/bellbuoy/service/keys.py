@@ -1,0 +1,120 @@
+"""API keys: made, hashed, checked. A key's secret is shown once and kept nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from bellbuoy.clock import Clock
+from bellbuoy.errors import ConfigurationError, NotFound
+from bellbuoy.model.operation import SCOPES, ApiKey, Scope
+from bellbuoy.ports.ledger import KeyStore
+
+BOOTSTRAP_ID = "bootstrap"
+BOOTSTRAP_LENGTH_MIN = 24
+TENANT = "default"
+
+
+class Keys:
+    """The keys in memory, over the store that keeps their hashes.
+
+    A key is found by the SHA-256 of its secret, so the time of a look-up says nothing about secrets: an attacker does
+    not choose hashes. Secrets have 256 bits of their own, so a slow hash would protect nothing.
+    """
+
+    def __init__(self, store: KeyStore, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._by_hash: dict[bytes, ApiKey] = {}
+
+    async def load(self) -> None:
+        """Read the store; later changes come through `create` and `revoke`."""
+        self._by_hash = {key.hash: key for key in await self._store.keys() if key.revoked_at is None}
+
+    def find(self, secret: bytes) -> ApiKey | None:
+        """The key with this secret, None when there is none or it was revoked."""
+        digest = hashlib.sha256(secret).digest()
+        key = self._by_hash.get(digest)
+        return key if key is not None and hmac.compare_digest(key.hash, digest) else None
+
+    async def create(self, name: str, scopes: tuple[Scope, ...], *, tenant: str = TENANT) -> tuple[ApiKey, str]:
+        """Make a key; returns it and its secret, which nobody can learn again."""
+        identity = secrets.token_hex(6)
+        secret = f"bb_{identity}_{secrets.token_urlsafe(32)}"
+        key = ApiKey(identity, name, tenant, scopes, hashlib.sha256(secret.encode()).digest(), self._clock.time())
+        await self._put(key)
+        return key, secret
+
+    async def all(self) -> list[ApiKey]:
+        """Every key, revoked ones too."""
+        return await self._store.keys()
+
+    async def revoke(self, identity: str) -> ApiKey:
+        """End a key at once. Raises NotFound."""
+        key = next((k for k in await self._store.keys() if k.id == identity), None)
+        if key is None:
+            raise NotFound(f"there is no key {identity}")
+        if key.revoked_at is None:
+            key = replace(key, revoked_at=self._clock.time())
+            await self._put(key)
+        return key
+
+    async def bootstrap(self, data_dir: Path) -> Path | None:
+        """Make sure that there is a key with every scope.
+
+        `BELLBUOY_BOOTSTRAP_KEY` sets it; without that the first start makes one and writes it to `bootstrap.key`.
+
+        Returns:
+            The file that was written now, None when none was.
+
+        Raises:
+            ConfigurationError: the variable's value is too short or cannot be sent in a header.
+        """
+        path = data_dir / "bootstrap.key"
+        secret = os.environ.get("BELLBUOY_BOOTSTRAP_KEY")
+        written = None
+        if secret is not None:
+            if not re.fullmatch(rf"[\x21-\x7e]{{{BOOTSTRAP_LENGTH_MIN},1024}}", secret):
+                raise ConfigurationError(
+                    f"BELLBUOY_BOOTSTRAP_KEY needs at least {BOOTSTRAP_LENGTH_MIN} printable characters without spaces",
+                    hint="openssl rand -hex 24",
+                )
+        elif path.exists():
+            secret = path.read_text().strip()
+        elif any(key.id == BOOTSTRAP_ID for key in await self._store.keys()):
+            return None
+        else:
+            secret = f"bb_{BOOTSTRAP_ID}_{secrets.token_urlsafe(32)}"
+            write_secret(path, secret + "\n")
+            written = path
+        digest = hashlib.sha256(secret.encode()).digest()
+        known = next((k for k in await self._store.keys() if k.id == BOOTSTRAP_ID), None)
+        if known is None or known.hash != digest:
+            if known is not None:
+                self._by_hash.pop(known.hash, None)
+            await self._put(ApiKey(BOOTSTRAP_ID, "bootstrap", TENANT, SCOPES, digest, self._clock.time()))
+        return written
+
+    async def _put(self, key: ApiKey) -> None:
+        await self._store.put_key(key)
+        if key.revoked_at is None:
+            self._by_hash[key.hash] = key
+        else:
+            self._by_hash.pop(key.hash, None)
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    scratch = path.with_suffix(".new")
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

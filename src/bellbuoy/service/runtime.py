@@ -1,0 +1,195 @@
+"""Run the assembled service: one task group owns every long-lived task, and a stop goes through them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random, SystemRandom
+
+import uvicorn
+
+from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.sandbox import Sandbox, SandboxSettings
+from bellbuoy.service import assembly
+from bellbuoy.service.api import build_app
+from bellbuoy.service.settings import Settings, with_overrides
+
+Announce = Callable[[str], None]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: stopping is the runtime's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def run(
+    settings: Settings, *, accepting: bool, working: bool, announce: Announce, clock: Clock | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish or give back what is in hand.
+
+    Args:
+        settings: checked.
+        accepting, working: serve HTTP, deliver, or both.
+        announce: told, in words for people, where things are.
+        clock: the system's when None.
+
+    Raises:
+        ConfigurationError: it cannot start as configured; nothing was begun.
+    """
+    clock = clock or SystemClock()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings)) if accepting else None
+        sandbox = await _sandbox(settings, stack, clock, listener) if settings.sandbox.enabled else None
+        if sandbox is not None:
+            settings = with_overrides(settings, sandbox.wiring())
+        parts = assembly.build(settings, clock=clock, rng=SystemRandom(), accepting=accepting, working=working)
+        stack.push_async_callback(parts.aclose)
+        await _prepare(parts, clock, announce)
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            if sandbox is not None:
+                tasks.append(group.create_task(sandbox.run(), name="sandbox"))
+                announce(f"sandbox control  {sandbox.urls['control']}/_control")
+            if parts.release is not None:
+                tasks.append(group.create_task(parts.release.run(), name="release"))
+            working_task = group.create_task(parts.worker.run(), name="worker") if parts.worker is not None else None
+            serving = group.create_task(_serve(parts, listener, sandbox, announce), name="api") if listener else None
+            parts.telemetry.event("service_started", accepting=accepting, working=working)
+            stopping = group.create_task(stop.wait(), name="stop")
+            await asyncio.wait([stopping, *filter(None, (serving, working_task))], return_when=asyncio.FIRST_COMPLETED)
+            parts.telemetry.event("service_stopping")
+            await _stop(serving, parts, working_task)
+            for task in (*tasks, stopping):
+                task.cancel()
+        parts.telemetry.event("service_stopped")
+
+
+async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, working: asyncio.Task[None] | None) -> None:
+    """Accept nothing more, then let the worker end what it began."""
+    if serving is not None:
+        serving.cancel()
+        await asyncio.wait([serving])
+    if working is not None and parts.worker is not None:
+        parts.worker.stop()
+        await asyncio.wait([working])
+
+
+async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:
+    await parts.keys.load()
+    written = await parts.keys.bootstrap(parts.settings.data.dir)
+    if written is not None:
+        parts.telemetry.event("bootstrap_key_written", path=str(written))
+    key_file = parts.settings.data.dir / "bootstrap.key"
+    if key_file.exists():
+        announce(f"API key          in {key_file}")
+    if parts.owns_ledger:
+        # Nobody else can hold a lease on what we own alone, so whatever is leased was left by a crash.
+        count = await parts.ledger.hand_back(None, now=clock.time())
+        if count:
+            parts.telemetry.event("leases_recovered", count=count)
+
+
+async def _serve(
+    parts: assembly.Parts, listener: socket.socket | None, sandbox: Sandbox | None, announce: Announce
+) -> None:
+    """Serve HTTP until cancelled, then let requests in flight end."""
+    assert listener is not None
+    extra = {"/_control": _LoopbackOnly(sandbox.control_app)} if sandbox is not None else {}
+    server = _Server(
+        uvicorn.Config(
+            build_app(parts.context, extra),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            loop="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=2048,
+            limit_concurrency=parts.settings.server.connections_max,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=10,
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    announce(f"Bellbuoy         http://{f'[{host}]' if ':' in host else host}:{port}")
+    running = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await running
+        raise
+
+
+class _LoopbackOnly:
+    """The sandbox's control on the service's own port, for this machine only."""
+
+    def __init__(self, app: object) -> None:
+        self._app = app
+
+    async def __call__(self, scope: object, receive: object, send: object) -> None:
+        from bellbuoy.service.settings import is_loopback
+
+        client = scope.get("client")  # type: ignore[attr-defined]
+        if scope["type"] != "http" or client is None or not is_loopback(client[0]):  # type: ignore[index]
+            raise ConnectionRefusedError("the sandbox is controlled from loopback only")
+        await self._app(scope, receive, send)  # type: ignore[operator]
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.server.host, settings.server.port
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}", hint="another program may have it; give --port"
+        ) from None
+    listener.setblocking(False)
+    return listener
+
+
+async def _sandbox(
+    settings: Settings, stack: contextlib.AsyncExitStack, clock: Clock, listener: socket.socket | None
+) -> Sandbox:
+    """Start the stand-ins; control listens one port above the API when nothing else is configured."""
+    port = settings.sandbox.port
+    if port is None:
+        port = listener.getsockname()[1] + 1 if listener is not None else 8471
+    data_dir = Path(settings.data.dir)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for candidate in (port, 0):
+        sandbox = Sandbox(
+            SandboxSettings(host=settings.sandbox.host, control_port=candidate, data_dir=data_dir),
+            clock=clock,
+            rng=Random(),
+        )
+        try:
+            await sandbox.start()
+        except OSError:
+            await sandbox.aclose()
+            if candidate == 0 or settings.sandbox.port is not None:
+                raise ConfigurationError(
+                    f"the sandbox cannot listen on port {candidate}", hint="give [sandbox] port another number"
+                ) from None
+            continue
+        stack.push_async_callback(sandbox.aclose)
+        return sandbox
+    raise AssertionError("unreachable")

@@ -1,0 +1,374 @@
+"""What can be configured: `bellbuoy.toml` and the environment, the environment first.
+
+Every key has a default under which the product runs; a key that is not known is an error that names the nearest one,
+since a misspelt setting that is silently ignored is found at 3 am.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bellbuoy.errors import ConfigurationError
+
+PREFIX = "BELLBUOY_"
+# Read on their own, so they are no unknown keys: the bootstrap secret, and what the command line's client uses.
+OWN_VARIABLES = {"BELLBUOY_BOOTSTRAP_KEY", "BELLBUOY_URL", "BELLBUOY_API_KEY", "BELLBUOY_CONFIG"}
+TEST_PREFIX = "BELLBUOY_TEST_"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def outward_url(value: str) -> str:
+    """Allow any https host, and http only where nobody else can listen in.
+
+    Raises:
+        ValueError: another scheme, a user or password in it, or http to another machine.
+    """
+    parts = urlsplit(value)
+    if parts.username or parts.password:
+        raise ValueError("no user or password in the URL")
+    if parts.scheme == "https" and parts.hostname:
+        return value.rstrip("/")
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return value.rstrip("/")
+    raise ValueError("an https URL, or http on loopback")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(BaseModel):
+    """A section of the file; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8470
+    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    in_flight_max: Annotated[int, Field(ge=1)] = 5_000
+    connections_max: Annotated[int, Field(ge=1)] = 4_000
+    docs_cdn: bool = False
+
+
+class Data(Section):
+    dir: Path = Path("bellbuoy-data")
+
+
+class Ledger(Section):
+    url: str = "sqlite:///bellbuoy.db"
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not value.startswith("sqlite:///") or value == "sqlite:///":
+            raise ValueError("sqlite:///FILE, relative to [data] dir or absolute with four slashes")
+        return value
+
+
+class Queue(Section):
+    url: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value and not value.startswith("sqlite:///"):
+            raise ValueError("empty, for the ledger's own file")
+        return value
+
+
+class Cache(Section):
+    url: Literal["memory://"] = "memory://"
+    users_max: Annotated[int, Field(ge=0)] = 50_000
+
+
+class Tls(Section):
+    ca_file: Path | None = None
+
+
+class Fcm(Section):
+    base_url: str = "https://fcm.googleapis.com"
+    project_id: str | None = None
+    credentials_file: Path | None = None
+    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+
+    _url = field_validator("base_url")(outward_url)
+
+
+class Apns(Section):
+    base_url: str = "https://api.push.apple.com"
+    team_id: str | None = None
+    key_id: str | None = None
+    key_file: Path | None = None
+    topic: str | None = None
+    server_error_wait_s: Annotated[float, Field(ge=0)] = 900.0
+    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+
+    _url = field_validator("base_url")(outward_url)
+
+
+class Smtp(Section):
+    url: SecretStr | None = None
+    sender: Annotated[str | None, Field(alias="from")] = None
+    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
+
+
+class Sms(Section):
+    base_url: str = "https://api.twilio.com"
+    account_sid: str | None = None
+    auth_token: SecretStr | None = None
+    sender: Annotated[str | None, Field(alias="from")] = None
+    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
+
+    _url = field_validator("base_url")(outward_url)
+
+
+class Providers(Section):
+    fcm: Fcm = Fcm()
+    apns: Apns = Apns()
+    smtp: Smtp = Smtp()
+    sms: Sms = Sms()
+
+
+class Breaker(Section):
+    """A breaker's numbers; what is not given stays as it is by default for that name."""
+
+    failure_threshold: Annotated[int | None, Field(ge=1)] = None
+    recovery_timeout_s: Seconds | None = None
+    monitoring_window_s: Seconds | None = None
+    success_threshold: Annotated[int | None, Field(ge=1)] = None
+    timeout_s: Seconds | None = None
+
+
+class Breakers(Section):
+    fcm: Breaker = Breaker()
+    apns: Breaker = Breaker()
+    smtp: Breaker = Breaker()
+    sms: Breaker = Breaker()
+    mongodb: Breaker = Breaker()
+    redis: Breaker = Breaker()
+    rabbitmq: Breaker = Breaker()
+
+
+class Retry(Section):
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    initial_delay_s: Seconds = 1.0
+    max_delay_s: Seconds = 30.0
+    backoff_multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
+    jitter_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class Delivery(Section):
+    ttl_s_default: Annotated[int, Field(ge=0, le=2_419_200)] = 86_400
+    lease_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+    poll_s_max: Annotated[float, Field(ge=0.05, le=60)] = 0.5
+    concurrency_max: Annotated[int, Field(ge=1)] = 2_000
+    backlog_max: Annotated[int, Field(ge=1)] = 10_000
+    release_per_s: Annotated[float, Field(gt=0)] = 500.0
+    release_ramp_s: Annotated[float, Field(gt=0)] = 60.0
+    credential_hold_s: Seconds = 60.0
+    purge_gone_min: Annotated[int, Field(ge=1)] = 20
+    purge_share_max: Annotated[float, Field(gt=0, le=1)] = 0.2
+    purge_suspect_s: Annotated[float, Field(ge=0)] = 5.0
+    drain_s: Annotated[float, Field(ge=0)] = 25.0
+
+
+class PagerDuty(Section):
+    base_url: str = "https://events.pagerduty.com"
+    routing_key: SecretStr | None = None
+
+    _url = field_validator("base_url")(outward_url)
+
+
+class Slack(Section):
+    webhook_url: SecretStr | None = None
+
+
+class Jira(Section):
+    base_url: str | None = None
+    email: str | None = None
+    api_token: SecretStr | None = None
+    project: str | None = None
+
+
+class Alerts(Section):
+    pagerduty: PagerDuty = PagerDuty()
+    slack: Slack = Slack()
+    jira: Jira = Jira()
+
+
+class Health(Section):
+    error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
+    p95_latency_s_max: Seconds = 2.0
+    window_s: Seconds = 60.0
+
+
+class Sandbox(Section):
+    enabled: bool = False
+    host: str = "127.0.0.1"
+    port: Port | None = None
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+class Settings(BaseSettings):
+    """All of them. Build it with `load`, which words errors for people."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    server: Server = Server()
+    data: Data = Data()
+    ledger: Ledger = Ledger()
+    queue: Queue = Queue()
+    cache: Cache = Cache()
+    tls: Tls = Tls()
+    providers: Providers = Providers()
+    breakers: Breakers = Breakers()
+    retry: Retry = Retry()
+    delivery: Delivery = Delivery()
+    alerts: Alerts = Alerts()
+    health: Health = Health()
+    sandbox: Sandbox = Sandbox()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.retry.max_delay_s < self.retry.initial_delay_s:
+            raise ValueError("retry.max_delay_s must not be less than retry.initial_delay_s")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file: relative to the data directory, or absolute."""
+        return self.data.dir / self.ledger.url.removeprefix("sqlite:///")
+
+
+def load(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """Read the file and the environment.
+
+    Args:
+        config: the TOML file; None takes `BELLBUOY_CONFIG`, else `bellbuoy.toml` in the working directory, if any.
+        overrides: sections and keys that win over both, from the command line's options.
+
+    Raises:
+        ConfigurationError: the file cannot be read, a key is not known, or a value is not valid; names each.
+    """
+    path = config or (Path(os.environ["BELLBUOY_CONFIG"]) if "BELLBUOY_CONFIG" in os.environ else None)
+    document = _read(path)
+    _check_environment()
+    try:
+        settings = Settings(**document)
+        return with_overrides(settings, overrides) if overrides else settings
+    except ValidationError as error:
+        raise ConfigurationError(_worded(error), hint="see docs/configuration.md") from None
+
+
+def with_overrides(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """The same settings with some sections' keys replaced, whatever the environment says."""
+    merged = _merged(settings.model_dump(by_alias=True), overrides)
+    return Settings.model_construct(
+        **{name: field.annotation.model_validate(merged[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
+    )
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        path = Path("bellbuoy.toml")
+        if not path.exists():
+            return {}
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}", hint="check --config") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}", hint="see docs/configuration.md") from None
+
+
+def _check_environment() -> None:
+    """Refuse variables with our prefix that name no setting."""
+    known = {PREFIX + "__".join(path).upper() for path in known_keys()}
+    for name in os.environ:
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper not in known | OWN_VARIABLES and not upper.startswith(TEST_PREFIX):
+            raise ConfigurationError(
+                f"the environment variable {name} names no setting{_nearest(upper, known | OWN_VARIABLES)}"
+            )
+
+
+def known_keys() -> Iterator[tuple[str, ...]]:
+    """Every setting as its path, for example `("providers", "fcm", "base_url")`."""
+    yield from _keys(Settings, ())
+
+
+def _keys(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        here = (*path, field.alias or name)
+        kinds = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type)]
+        inner = next((k for k in kinds if issubclass(k, BaseModel)), None)
+        yield here
+        if inner:
+            yield from _keys(inner, here)
+
+
+def _worded(error: ValidationError) -> str:
+    lines = []
+    for one in error.errors():
+        path = [str(part) for part in one["loc"]]
+        if one["type"] == "extra_forbidden":
+            dotted = ".".join(path)
+            lines.append(f"{dotted} is no setting{_nearest(dotted, {'.'.join(k) for k in known_keys()})}")
+        else:
+            lines.append(f"{'.'.join(path) or 'settings'}: {one['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        result[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return result

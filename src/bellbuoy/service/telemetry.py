@@ -1,0 +1,138 @@
+"""Logs and metrics: the one place where structlog and prometheus-client are used."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bellbuoy.model.operation import Issue
+
+EVENTS: dict[str, str] = {
+    # name -> level
+    "service_started": "info",
+    "service_stopping": "info",
+    "service_stopped": "info",
+    "bootstrap_key_written": "info",
+    "leases_recovered": "info",
+    "circuit_breaker_opened": "warning",
+    "circuit_breaker_half_open": "info",
+    "circuit_breaker_closed": "info",
+    "circuit_breaker_isolated": "warning",
+    "retry_attempt": "warning",
+    "retry_success": "info",
+    "retry_exhausted": "error",
+    "retry_non_retryable": "warning",
+    "external_service_failure": "error",
+    "issue_raised": "error",
+    "issue_cleared": "info",
+    "tokens_invalidated": "warning",
+    "held_released": "info",
+    "lease_lost": "warning",
+    "worker_error": "error",
+    "claim_failed": "error",
+    "save_failed": "error",
+    "lease_renewal_failed": "error",
+    "hand_back_failed": "error",
+    "release_failed": "error",
+    "request_failed": "error",
+    "key_created": "info",
+    "key_revoked": "info",
+    "breaker_changed_by_hand": "warning",
+    "dead_letters_replayed": "info",
+    "tombstones_restored": "info",
+}
+"""Every event that may be logged, and its level; `docs/operations.md` explains each."""
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+
+
+def configure_logging(level: str, form: str) -> None:
+    """Send events to standard error, as JSON lines or, with `form` `console`, for people."""
+    numeric = logging.getLevelNamesMapping()[level.upper()]
+    render: Any = structlog.dev.ConsoleRenderer() if form == "console" else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(numeric),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+class ServiceTelemetry:
+    """Implements `bellbuoy.ports.operations.Telemetry` over structlog and one Prometheus registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.issues: dict[tuple[str, str], Issue] = {}
+        self._log = structlog.get_logger("bellbuoy")
+        metrics = self.registry
+        self._accepted = Counter("bellbuoy_accepted_total", "Notifications accepted.", ["home"], registry=metrics)
+        self._deliveries = Counter(
+            "bellbuoy_deliveries_total", "Attempts by their outcome.", ["provider", "outcome"], registry=metrics
+        )
+        self._delivery_seconds = Histogram(
+            "bellbuoy_delivery_seconds", "From acceptance to delivery.", registry=metrics, buckets=LATENCY_BUCKETS_S
+        )
+        self._provider_seconds = Histogram(
+            "bellbuoy_provider_seconds",
+            "One attempt with a provider.",
+            ["provider"],
+            registry=metrics,
+            buckets=LATENCY_BUCKETS_S,
+        )
+        self.breaker_state = Gauge(
+            "bellbuoy_breaker_state", "0 closed, 1 half open, 2 open, 3 isolated.", ["name"], registry=metrics
+        )
+        self.queue_depth = Gauge("bellbuoy_queue_depth", "Notifications that are due.", ["queue"], registry=metrics)
+        self.oldest_pending = Gauge(
+            "bellbuoy_oldest_pending_seconds", "Age of the oldest notification that is due.", registry=metrics
+        )
+        self.dead_letters = Gauge("bellbuoy_dead_letters", "Dead letters that wait.", registry=metrics)
+        self.books_difference = Gauge(
+            "bellbuoy_books_difference", "Accepted less all that became of it; always 0.", registry=metrics
+        )
+        # A labelled child costs a lookup under a lock; the few there are get looked up once.
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def event(self, name: str, **fields: object) -> None:
+        getattr(self._log, EVENTS.get(name, "info"))(name, **fields)
+
+    def accepted(self, home: str, count: int) -> None:
+        self._child(self._accepted, home).inc(count)
+
+    def attempt(self, provider: str, outcome: str, seconds: float | None) -> None:
+        self._child(self._deliveries, provider, outcome).inc()
+        if seconds is not None:
+            self._child(self._provider_seconds, provider).observe(seconds)
+
+    def delivered(self, seconds: float) -> None:
+        self._delivery_seconds.observe(max(0.0, seconds))
+
+    def raise_issue(self, issue: Issue) -> None:
+        key = (issue.name, issue.component)
+        if key not in self.issues:
+            self.issues[key] = issue
+            self.event("issue_raised", issue=issue.name, component=issue.component, detail=issue.detail)
+
+    def clear_issue(self, name: str, component: str) -> None:
+        if self.issues.pop((name, component), None) is not None:
+            self.event("issue_cleared", issue=name, component=component)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        key = (metric._name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
