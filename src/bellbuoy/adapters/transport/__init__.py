@@ -1,0 +1,21 @@
+"""Outward HTTP, behind a seam as narrow as the providers need."""
+
+from bellbuoy.adapters.transport.port import (
+    ANSWER_BYTES_MAX,
+    Headers,
+    Response,
+    Transport,
+    checked_url,
+    retry_after_s,
+)
+from bellbuoy.adapters.transport.pyreqwest import PyreqwestTransport
+
+__all__ = [
+    "ANSWER_BYTES_MAX",
+    "Headers",
+    "PyreqwestTransport",
+    "Response",
+    "Transport",
+    "checked_url",
+    "retry_after_s",
+]
