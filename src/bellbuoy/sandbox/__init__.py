@@ -1,1 +1,5 @@
-"""Faithful stand-ins for every outside system, with faults on demand; a product of its own that never imports the service."""
+"""Faithful stand-ins for every outside system, with faults on demand; a product of its own, apart from the service."""
+
+from bellbuoy.sandbox.sandbox import Sandbox, SandboxSettings
+
+__all__ = ["Sandbox", "SandboxSettings"]
