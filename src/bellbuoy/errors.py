@@ -225,7 +225,12 @@ class Invalid(BellbuoyError):
     """
 
     def __init__(
-        self, message: str, *, errors: list[tuple[str, str]] | None = None, code: str = "invalid", hint: str | None = None
+        self,
+        message: str,
+        *,
+        errors: list[tuple[str, str]] | None = None,
+        code: str = "invalid",
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.errors = errors or []

@@ -13,9 +13,7 @@ ProviderName = Literal["fcm", "apns", "smtp", "sms"]
 PROVIDERS: tuple[ProviderName, ...] = ("fcm", "apns", "smtp", "sms")
 
 Outcome = Literal["delivered", "retryable", "permanent", "recipient_gone", "credential_rejected", "uncertain"]
-DeliveryStatus = Literal[
-    "pending", "sending", "retrying", "delivered", "failed", "uncertain", "cancelled", "expired"
-]
+DeliveryStatus = Literal["pending", "sending", "retrying", "delivered", "failed", "uncertain", "cancelled", "expired"]
 NotificationStatus = Literal[
     "accepted",
     "scheduled",

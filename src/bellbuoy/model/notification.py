@@ -30,9 +30,7 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
     title: Text = ""
     body: Text = ""
-    data: dict[Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]*(?![\s\S])")], Text] = field(
-        default_factory=dict
-    )
+    data: dict[Annotated[str, Meta(min_length=1, pattern=r"^[^\x00]*(?![\s\S])")], Text] = field(default_factory=dict)
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -50,9 +48,9 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     priority: Priority = "normal"
     category: Identifier | None = None
     # APNs takes 64 bytes of it; a character is at least one, and intake checks the bytes.
-    collapse_key: (
-        Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+(?![\s\S])")] | None
-    ) = None
+    collapse_key: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+(?![\s\S])")] | None = (
+        None
+    )
     ttl_s: Annotated[int, Meta(ge=0, le=TTL_S_MAX)] | None = None
     send_at: Annotated[datetime, Meta(tz=True)] | None = None
     fallback_after_s: Annotated[float, Meta(ge=0, le=TTL_S_MAX)] | None = None

@@ -94,9 +94,7 @@ def leave_uncertain(record: Record, delivery: Delivery, now: float, why: str) ->
     record.note(now, "uncertain", f"{delivery.provider}: {why}")
 
 
-def retry(
-    record: Record, delivery: Delivery, now: float, wait_s: float, why: str, *, held: str | None
-) -> None:
+def retry(record: Record, delivery: Delivery, now: float, wait_s: float, why: str, *, held: str | None) -> None:
     """Try again in `wait_s` seconds; `held` names what is wrong with the provider, None when nothing is."""
     if record.once:
         _end(delivery, "expired")

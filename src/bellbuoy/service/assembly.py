@@ -89,8 +89,10 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     lock = _lock(settings.data.dir, exclusive=alone)
     telemetry = ServiceTelemetry()
     store: Ledger = SqliteLedger(settings.database_path, clock=clock)
-    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if alone else store  # type: ignore[assignment]
-    lanes = {p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)}
+    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if alone else store
+    lanes: dict[str, Lane] = {
+        p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
+    }
     worker = release = None
     if working:
         worker = _worker(settings, ledger, lanes, telemetry, clock, rng)
@@ -151,12 +153,21 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
                 key_id=apns.key_id,
                 key_file=apns.key_file,
                 topic=apns.topic,
-                transport=PyreqwestTransport(ca_file=ca_file),
+                # Apple takes frequent reconnection for an attack, so its connections are kept for hours.
+                transport=PyreqwestTransport(ca_file=ca_file, http2_only=True, idle_s=4 * 3600),
                 clock=clock,
             )
         )
     if smtp.url and smtp.sender:
-        found.append(SmtpProvider(smtp.url.get_secret_value(), sender=smtp.sender, ca_file=ca_file, clock=clock))
+        found.append(
+            SmtpProvider(
+                url=smtp.url.get_secret_value(),
+                sender=smtp.sender,
+                ca_file=ca_file,
+                clock=clock,
+                connections_max=smtp.concurrency_max,
+            )
+        )
     if sms.account_sid and sms.auth_token and sms.sender:
         found.append(
             SmsProvider(
@@ -165,6 +176,7 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
                 auth_token=sms.auth_token.get_secret_value(),
                 sender=sms.sender,
                 transport=PyreqwestTransport(ca_file=ca_file),
+                clock=clock,
             )
         )
     return found

@@ -16,7 +16,7 @@ from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
-from bellbuoy.service.api import build_app
+from bellbuoy.service.api import LoopbackOnly, build_app
 from bellbuoy.service.settings import Settings, with_overrides
 
 Announce = Callable[[str], None]
@@ -106,7 +106,7 @@ async def _serve(
 ) -> None:
     """Serve HTTP until cancelled, then let requests in flight end."""
     assert listener is not None
-    extra = {"/_control": _LoopbackOnly(sandbox.control_app)} if sandbox is not None else {}
+    extra = {"_control": LoopbackOnly(sandbox.control_app)} if sandbox is not None else {}
     server = _Server(
         uvicorn.Config(
             build_app(parts.context, extra),
@@ -132,21 +132,6 @@ async def _serve(
         server.should_exit = True
         await running
         raise
-
-
-class _LoopbackOnly:
-    """The sandbox's control on the service's own port, for this machine only."""
-
-    def __init__(self, app: object) -> None:
-        self._app = app
-
-    async def __call__(self, scope: object, receive: object, send: object) -> None:
-        from bellbuoy.service.settings import is_loopback
-
-        client = scope.get("client")  # type: ignore[attr-defined]
-        if scope["type"] != "http" or client is None or not is_loopback(client[0]):  # type: ignore[index]
-            raise ConnectionRefusedError("the sandbox is controlled from loopback only")
-        await self._app(scope, receive, send)  # type: ignore[operator]
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -183,12 +168,9 @@ async def _sandbox(
         )
         try:
             await sandbox.start()
-        except OSError:
-            await sandbox.aclose()
+        except ConfigurationError:
             if candidate == 0 or settings.sandbox.port is not None:
-                raise ConfigurationError(
-                    f"the sandbox cannot listen on port {candidate}", hint="give [sandbox] port another number"
-                ) from None
+                raise
             continue
         stack.push_async_callback(sandbox.aclose)
         return sandbox

@@ -67,7 +67,6 @@ class Server(Section):
     workers: Annotated[int, Field(ge=1, le=1)] = 1
     in_flight_max: Annotated[int, Field(ge=1)] = 5_000
     connections_max: Annotated[int, Field(ge=1)] = 4_000
-    docs_cdn: bool = False
 
 
 class Data(Section):
@@ -222,7 +221,7 @@ class Alerts(Section):
 class Health(Section):
     error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
     p95_latency_s_max: Seconds = 2.0
-    window_s: Seconds = 60.0
+    memory_ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.85
 
 
 class Sandbox(Section):

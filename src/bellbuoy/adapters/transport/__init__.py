@@ -6,6 +6,7 @@ from bellbuoy.adapters.transport.port import (
     Response,
     Transport,
     checked_url,
+    is_loopback,
     retry_after_s,
 )
 from bellbuoy.adapters.transport.pyreqwest import PyreqwestTransport
@@ -17,5 +18,6 @@ __all__ = [
     "Response",
     "Transport",
     "checked_url",
+    "is_loopback",
     "retry_after_s",
 ]

@@ -77,7 +77,7 @@ def checked_url(url: str, setting: str) -> str:
         problem = "is not an https URL"
     elif parts.username is not None or parts.query or parts.fragment:
         problem = "must have no user, query or fragment"
-    elif parts.scheme == "http" and not _loopback(host):
+    elif parts.scheme == "http" and not is_loopback(host):
         problem = "is plain http to another machine"
     if problem:
         raise ConfigurationError(
@@ -86,7 +86,8 @@ def checked_url(url: str, setting: str) -> str:
     return url.rstrip("/")
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine itself, where nobody else can listen to the line."""
     if host == "localhost":
         return True
     try:

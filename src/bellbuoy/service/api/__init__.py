@@ -1,5 +1,5 @@
 """The HTTP interface."""
 
-from bellbuoy.service.api.app import build_app
+from bellbuoy.service.api.app import LoopbackOnly, build_app
 
-__all__ = ["build_app"]
+__all__ = ["LoopbackOnly", "build_app"]

@@ -14,24 +14,23 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send
 from bellbuoy.service.api.problems import problem
 from bellbuoy.service.api.routes import ROUTES, Route
+from bellbuoy.service.settings import is_loopback
 
 
 def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> ASGIApp:
-    """The whole HTTP interface over `context`; `extra` mounts further applications by their path prefix."""
+    """The whole HTTP interface over `context`; `extra` are further applications by the first segment of their paths."""
     resources: dict[str, dict[str, Route]] = {}
     for route in ROUTES:
         resources.setdefault(route.path, {})[route.method] = route
-    routes: list[starlette.routing.BaseRoute] = [
-        starlette.routing.Mount(prefix, app=app) for prefix, app in (extra or {}).items()
-    ]
-    routes += [starlette.routing.Route(path, _Resource(context, methods)) for path, methods in resources.items()]
+    routes = [starlette.routing.Route(path, _Resource(context, methods)) for path, methods in resources.items()]
     document = Reply.json(openapi.build())
     html = Reply(200, openapi.page().encode(), b"text/html; charset=utf-8", {"Content-Security-Policy": _CSP})
     routes += [
         starlette.routing.Route("/openapi.json", _Fixed(document)),
         starlette.routing.Route("/docs", _Fixed(html)),
     ]
-    return _Front(context, starlette.routing.Router(routes, redirect_slashes=False, default=_nowhere))
+    router = starlette.routing.Router(routes, redirect_slashes=False, default=_nowhere)
+    return _Front(context, router, dict(extra or {}))
 
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
@@ -40,15 +39,17 @@ _CSP = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; b
 class _Front:
     """Takes the one call that must be fast out of the router's way."""
 
-    def __init__(self, context: Context, router: ASGIApp) -> None:
+    def __init__(self, context: Context, router: ASGIApp, extra: Mapping[str, ASGIApp]) -> None:
         self._router = router
+        self._extra = extra
         self._send = _Resource(context, {r.method: r for r in ROUTES if r.path == "/v1/notifications"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/v1/notifications":
             await self._send(scope, receive, send)
         elif scope["type"] != "lifespan":
-            await self._router(scope, receive, send)
+            first = scope["path"].partition("/")[2].partition("/")[0]
+            await self._extra.get(first, self._router)(scope, receive, send)
 
 
 class _Resource:
@@ -100,6 +101,18 @@ class _Fixed:
             await problem(HttpError(405, "method_not_allowed", "this path takes GET", headers={"Allow": "GET"})).send(
                 send
             )
+
+
+class LoopbackOnly:
+    """Another application on the service's own port, for this machine only; to others it is not there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        here = client is not None and is_loopback(client[0]) and b"x-forwarded-for" not in dict(scope["headers"])
+        await (self._app if here else _nowhere)(scope, receive, send)
 
 
 async def _nowhere(scope: Any, receive: Any, send: Any) -> None:

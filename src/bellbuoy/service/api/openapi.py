@@ -101,7 +101,8 @@ def page() -> str:
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b2733; }}
 table {{ border-collapse: collapse; width: 100%; }} td, th {{ text-align: left; padding: .4rem .8rem .4rem 0;
 border-bottom: 1px solid #d5dde5; vertical-align: top; }} code {{ font-size: .95em; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #10161d; color: #dfe7ee; }} td, th {{ border-color: #2b3845; }} }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #10161d; color: #dfe7ee; }}
+td, th {{ border-color: #2b3845; }} }}
 </style>
 <h1>Bellbuoy API</h1>
 <p>Authenticate with <code>Authorization: Bearer KEY</code>. Errors are <code>application/problem+json</code>.
