@@ -13,15 +13,19 @@ from typing import Any
 from starlette.applications import Starlette
 
 from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.sandbox.alerts import PagerDuty, Slack
 from bellbuoy.sandbox.apns import Apns
 from bellbuoy.sandbox.certificates import Credentials
 from bellbuoy.sandbox.control import control_app
 from bellbuoy.sandbox.fcm import Fcm
-from bellbuoy.sandbox.http import Handler
+from bellbuoy.sandbox.http import Exchange, Handler
 from bellbuoy.sandbox.http1 import Http1Connection, asgi_handler
 from bellbuoy.sandbox.http2 import Http2Connection, Http2Settings
+from bellbuoy.sandbox.jira import Jira
 from bellbuoy.sandbox.listener import Listener
 from bellbuoy.sandbox.received import ITEMS_MAX, Journal
+from bellbuoy.sandbox.sms import Sms
+from bellbuoy.sandbox.smtp import Smtp
 from bellbuoy.sandbox.station import Background, Station, Surroundings
 
 PROJECT_ID = "bellbuoy-sandbox"
@@ -155,8 +159,24 @@ class Sandbox:
                     "key_file": str(credentials.apns_key_file),
                     "topic": APNS_TOPIC,
                 },
+                "smtp": {"url": urls["smtp"], "from": SMTP_FROM},
+                "sms": {
+                    "base_url": urls["sms"],
+                    "account_sid": keys.sms_account_sid,
+                    "auth_token": keys.sms_auth_token,
+                    "from": SMS_FROM,
+                },
             },
-            "alerts": {},
+            "alerts": {
+                "pagerduty": {"base_url": urls["alerts"], "routing_key": keys.pagerduty_routing_key},
+                "slack": {"webhook_url": urls["alerts"] + keys.slack_path},
+                "jira": {
+                    "base_url": urls["alerts"],
+                    "email": keys.jira_email,
+                    "api_token": keys.jira_api_token,
+                    "project": JIRA_PROJECT,
+                },
+            },
         }
 
     # -- assembly --------------------------------------------------------------------------------------------------
@@ -183,8 +203,21 @@ class Sandbox:
             public_key=credentials.apns_public_key,
             topic=APNS_TOPIC,
         )
-        for station in (self._fcm, self._apns):
-            self._stations[station.name] = station
+        self._smtp = Smtp(
+            surroundings,
+            username=keys.smtp_username,
+            password=keys.smtp_password,
+            tls=credentials.server_context(alpn=None),
+        )
+        self._sms = Sms(surroundings, account_sid=keys.sms_account_sid, auth_token=keys.sms_auth_token)
+        self._pagerduty = PagerDuty(surroundings, routing_key=keys.pagerduty_routing_key)
+        self._slack = Slack(surroundings, path=keys.slack_path)
+        self._jira = Jira(surroundings, email=keys.jira_email, api_token=keys.jira_api_token, project=JIRA_PROJECT)
+        alerts = (self._pagerduty, self._slack, self._jira)
+        for station in alerts:
+            station.neighbours = alerts
+        for each in (self._fcm, self._apns, self._smtp, self._sms, *alerts):
+            self._stations[each.name] = each
 
     def _reload(self) -> None:
         for record in self._journal.load():
@@ -203,15 +236,28 @@ class Sandbox:
         self._listeners = {
             "fcm": self._listener(settings.fcm_port, _http2(self._fcm.handle, fcm), tls),
             "apns": self._listener(settings.apns_port, _http2(self._apns.handle, apns), tls),
+            "smtp": self._listener(settings.smtp_port, self._smtp.protocol),
+            "sms": self._listener(settings.sms_port, _http1(self._sms.handle, flush)),
+            "alerts": self._listener(settings.alerts_port, _http1(self._alert, flush)),
             "control": self._listener(settings.control_port, _http1(asgi_handler(self.control_app, self._background))),
         }
-        self._fcm.listener = self._listeners["fcm"]
-        self._apns.listener = self._listeners["apns"]
+        for name, station in self._stations.items():
+            station.listener = self._listeners.get(name, self._listeners["alerts"])
         for listener in self._listeners.values():
             await listener.start()
         token_uri = f"{self.urls['fcm']}/token"
         self._fcm.token_uris = (token_uri,)
         credentials.write_service_account(project_id=PROJECT_ID, client_email=_CLIENT_EMAIL, token_uri=token_uri)
+
+    def _alert(self, exchange: Exchange) -> None:
+        """The three alert systems share a port; their paths tell them apart."""
+        path = exchange.request.path
+        if path.startswith("/services/"):
+            self._slack.handle(exchange)
+        elif path.startswith("/rest/"):
+            self._jira.handle(exchange)
+        else:
+            self._pagerduty.handle(exchange)
 
     def _listener(self, port: int, factory: Callable[[Listener], asyncio.BaseProtocol], tls: Any = None) -> Listener:
         return Listener(self._settings.host, port, factory, tls=tls)

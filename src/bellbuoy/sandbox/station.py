@@ -82,6 +82,8 @@ class Station:
         self.received = Received(self.name, self.clock, surroundings.journal, surroundings.items_max)
         self.faults = Faults(self.name, self.table, self.clock, self.rng, self._fault_changed)
         self.listener: Listener | None = None
+        self.neighbours: tuple[Station, ...] = (self,)
+        """The stand-ins that share this one's listener, itself among them."""
         self._holding: dict[int, Callable[[], None]] = {}
         self._held = 0
         self._fault_timer: asyncio.Task[None] | None = None
@@ -124,8 +126,8 @@ class Station:
         """Let the listener be what the fault of this moment says."""
         if self.listener is None:
             return
-        fault = self.faults.current
-        if fault is not None and fault.wish.get("refuse"):
+        faults = [station.faults.current for station in self.neighbours]
+        if any(fault is not None and fault.wish.get("refuse") for fault in faults):
             await self.listener.refuse()
         else:
             await self.listener.resume()
