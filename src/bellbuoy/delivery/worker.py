@@ -7,7 +7,6 @@ worker claims it. Attempts are written down before they are made and outcomes be
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping
 from random import Random
 
@@ -31,13 +30,14 @@ from bellbuoy.model.delivery import Delivery, Receipt, Record
 from bellbuoy.ports.ledger import Claim, Ledger
 from bellbuoy.ports.operations import Telemetry
 
+_URGENCY = {"high": 0, "normal": 1, "low": 2}
+
 
 class WorkerSettings(Struct, frozen=True):
     """How much a worker takes on, and for how long.
 
     Args:
-        concurrency_max: notifications worked on at once.
-        backlog_max: leased notifications waiting in memory for a place among those.
+        in_hand_max: notifications leased and in memory at once, most of them waiting for a place with their provider.
         claim_batch: notifications claimed at a time.
         lease_s: how long a claim lasts without renewal.
         poll_s_max: longest wait between two looks for due work.
@@ -46,8 +46,7 @@ class WorkerSettings(Struct, frozen=True):
         save_tries_max: how often an outcome is offered, about once a second, to a ledger that has no room.
     """
 
-    concurrency_max: int = 2_000
-    backlog_max: int = 10_000
+    in_hand_max: int = 10_000
     claim_batch: int = 500
     lease_s: float = 60.0
     poll_s_max: float = 0.5
@@ -89,17 +88,16 @@ class Worker:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
-        self._backlog: dict[str, deque[Claim]] = {"high": deque(), "normal": deque(), "low": deque()}
-        self._waiting = 0
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._stopping = False
+        self._more = False  # Whether the ledger had more that was due than we claimed.
 
     # What intake sees.
 
     def room(self) -> int:
         """How many more notifications this worker would take over at once; 0 once it is stopping."""
-        return 0 if self._stopping else max(0, self._settings.backlog_max - self._waiting)
+        return 0 if self._stopping else max(0, self._settings.in_hand_max - len(self._running))
 
     @property
     def lease_s(self) -> float:
@@ -108,9 +106,11 @@ class Worker:
 
     def hand_over(self, claim: Claim) -> None:
         """Take a notification that was accepted with a lease for this worker; it need not be claimed again."""
-        self._backlog[claim.record.request.priority].append(claim)
-        self._waiting += 1
-        self._pump()
+        if self._stopping:
+            return  # It stays leased to us until the lease is handed back.
+        task = asyncio.create_task(self._work(claim), name=claim.record.id)
+        self._running.add(task)
+        task.add_done_callback(self._done)
 
     # Running.
 
@@ -144,14 +144,15 @@ class Worker:
 
     async def _claim(self) -> None:
         """Lease what is due, as long as there is room for it."""
-        while not self._stopping and self._waiting <= self._settings.backlog_max // 2:
+        while not self._stopping and len(self._running) <= self._settings.in_hand_max // 2:
             now = self._clock.time()
             claims = await self._ledger.claim(
                 self.owner, now=now, lease_s=self._settings.lease_s, limit=self._settings.claim_batch
             )
+            self._more = len(claims) == self._settings.claim_batch
             for claim in claims:
                 self.hand_over(claim)
-            if len(claims) < self._settings.claim_batch:
+            if not self._more:
                 return
 
     async def _nap(self) -> None:
@@ -175,9 +176,6 @@ class Worker:
 
     async def _drain(self) -> None:
         """Give back what has not begun, let what has begun end."""
-        for lane in self._backlog.values():
-            lane.clear()
-        self._waiting = 0
         if self._running:
             sleeper = asyncio.ensure_future(self._clock.sleep(self._settings.drain_s))
             ending = asyncio.ensure_future(asyncio.wait(self._running))
@@ -189,24 +187,12 @@ class Worker:
         except (Full, Unavailable) as error:
             self._telemetry.event("hand_back_failed", code=error.code)
 
-    def _pump(self) -> None:
-        """Start tasks while there is a place, high priority first."""
-        while self._waiting and len(self._running) < self._settings.concurrency_max:
-            claim = next(lane for lane in self._backlog.values() if lane).popleft()
-            self._waiting -= 1
-            task = asyncio.create_task(self._work(claim), name=claim.record.id)
-            self._running.add(task)
-            task.add_done_callback(self._done)
-
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect of ours must not stop the others. The lease ends and the notification comes back.
             self._telemetry.event("worker_error", notification_id=task.get_name(), error=repr(error))
-        if self._stopping:
-            return
-        self._pump()
-        if not self._waiting:
+        if self._more and len(self._running) <= self._settings.in_hand_max // 2:
             self._wake.set()
 
     # One notification.
@@ -258,7 +244,9 @@ class Worker:
         """Attempt a delivery when its provider's bulkhead has a place; False when its sender cancelled meanwhile."""
         lane = self._lanes[delivery.provider]
         try:
-            return await lane.bulkhead.call(self._attempt, lane, record, fence, delivery)
+            return await lane.bulkhead.call_at(
+                _URGENCY[record.request.priority], self._attempt, lane, record, fence, delivery
+            )
         except BulkheadFull:
             wait_s = self._settings.place_wait_s * self._rng.uniform(0.5, 1.5)
             transitions.wait(delivery, self._clock.time(), wait_s)

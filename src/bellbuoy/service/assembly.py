@@ -196,9 +196,11 @@ def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, c
 
     breaker = resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell)
     concurrency = getattr(settings.providers, name).concurrency_max
+    # One provider that hangs may fill less than half of what a worker has in hand, so the others go on.
+    queue_max = settings.delivery.in_hand_max * 2 // 5
     return Lane(
         provider,
-        bulkhead=resilience.Bulkhead(name, concurrency_max=concurrency, queue_max=concurrency * 4, wait_s_max=10.0),
+        bulkhead=resilience.Bulkhead(name, concurrency_max=concurrency, queue_max=queue_max, wait_s_max=30.0),
         breaker=breaker,
         guard=resilience.Guard(name, breaker, resilience.Timeout(numbers.timeout_s)),
         purge=PurgeGuard(
@@ -253,8 +255,7 @@ def _worker(
         lanes=lanes,
         rules=rules,
         settings=WorkerSettings(
-            concurrency_max=delivery.concurrency_max,
-            backlog_max=delivery.backlog_max,
+            in_hand_max=delivery.in_hand_max,
             lease_s=delivery.lease_s,
             poll_s_max=delivery.poll_s_max,
             drain_s=delivery.drain_s,

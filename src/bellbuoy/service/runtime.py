@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random, SystemRandom
+from random import Random
 
 import uvicorn
 
@@ -54,7 +54,7 @@ async def run(
         sandbox = await _sandbox(settings, stack, clock, listener) if settings.sandbox.enabled else None
         if sandbox is not None:
             settings = with_overrides(settings, sandbox.wiring())
-        parts = assembly.build(settings, clock=clock, rng=SystemRandom(), accepting=accepting, working=working)
+        parts = assembly.build(settings, clock=clock, rng=Random(), accepting=accepting, working=working)
         stack.push_async_callback(parts.aclose)
         await _prepare(parts, clock, announce)
         async with asyncio.TaskGroup() as group:
@@ -117,6 +117,7 @@ async def _serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # Whoever connects is the client: a header must not make one local.
             backlog=2048,
             limit_concurrency=parts.settings.server.connections_max,
             timeout_keep_alive=75,

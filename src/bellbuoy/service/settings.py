@@ -183,8 +183,7 @@ class Delivery(Section):
     ttl_s_default: Annotated[int, Field(ge=0, le=2_419_200)] = 86_400
     lease_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     poll_s_max: Annotated[float, Field(ge=0.05, le=60)] = 0.5
-    concurrency_max: Annotated[int, Field(ge=1)] = 2_000
-    backlog_max: Annotated[int, Field(ge=1)] = 10_000
+    in_hand_max: Annotated[int, Field(ge=10)] = 10_000
     release_per_s: Annotated[float, Field(gt=0)] = 500.0
     release_ramp_s: Annotated[float, Field(gt=0)] = 60.0
     credential_hold_s: Seconds = 60.0
