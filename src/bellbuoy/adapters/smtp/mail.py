@@ -29,7 +29,10 @@ def compose(message: Message, sender: str, date: datetime) -> bytes:
     content = message.content
     mail = EmailMessage(policy=MAIL_POLICY)
     first_line = content.body.strip().partition("\n")[0]
-    mail["Subject"] = CONTROL.sub(" ", content.title or first_line[:SUBJECT_CHARS_MAX]).strip()
+    subject = CONTROL.sub(" ", content.title or first_line[:SUBJECT_CHARS_MAX]).strip()
+    # The library decodes encoded words (RFC 2047) in what it is given, and one of them can hold a line's end that it
+    # then writes as it is. A title has no business with them, so none is left whole.
+    mail["Subject"] = subject.replace("=?", "= ?")
     mail["From"] = sender
     mail["To"] = message.endpoint
     mail["Date"] = format_datetime(date)

@@ -63,7 +63,9 @@ class SmtpProvider:
     ) -> None:
         self._server = read_url(url)
         shown, self._sender = parseaddr(sender)
-        if not ADDRESS.fullmatch(self._sender) or CONTROL.search(shown):
+        # A list of addresses would be read as its first one, so what was read must be all there is.
+        whole = sender.strip().endswith((self._sender, f"<{self._sender}>"))
+        if not ADDRESS.fullmatch(self._sender) or not whole or CONTROL.search(sender):
             raise ConfigurationError(
                 "providers.smtp.from is not a mail address", hint="set it to ADDRESS or Name <ADDRESS>"
             )

@@ -26,6 +26,7 @@ class MailServer:
         self.secure: list[bool] = []
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[MailServer]:
@@ -38,8 +39,9 @@ class MailServer:
             server.close()
             self.drop_all()
             await server.wait_closed()
-            while self.open:
-                await asyncio.sleep(0)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def drop_all(self) -> None:
         for writer in self._writers:
@@ -49,7 +51,11 @@ class MailServer:
         self.sessions += 1
         self.open += 1
         self._writers.add(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, _DroppedError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.append(task)
+        # Cancelled only when the server ends, after which nobody asks for the handler's result.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError, _DroppedError):
             await self._session(reader, writer)
         self._writers.discard(writer)
         writer.transport.abort()
