@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,7 +36,7 @@ def control_app(stations: Mapping[str, Station], urls: Callable[[], Mapping[str,
         Route("/_control/{provider}/received", control.delete_received, methods=["DELETE"]),
     ]
     # Starlette knows handlers by exception class and types them by the widest one.
-    handlers: dict[Any, Any] = {Invalid: _invalid, NotFound: _not_found}
+    handlers: dict[Any, Any] = {Invalid: _invalid, NotFound: _not_found, HTTPException: _no_route}
     return Starlette(routes=routes, exception_handlers=handlers)
 
 
@@ -137,3 +138,10 @@ async def _invalid(request: Request, error: Invalid) -> Response:
 
 async def _not_found(request: Request, error: NotFound) -> Response:
     return _problem(404, "Not found", str(error), error.code)
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    response = _problem(error.status_code, error.detail, f"{request.method} {request.url.path}", code)
+    response.headers.update(error.headers or {})
+    return response

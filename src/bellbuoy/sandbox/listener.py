@@ -37,6 +37,7 @@ class Listener:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._placeholder: socket.socket | None = None
+        self._closed = False
         self.connections: set[Connection] = set()
 
     @property
@@ -73,13 +74,14 @@ class Listener:
 
     async def resume(self) -> None:
         """Listen again after `refuse`, on the same port."""
-        if self._server is not None:
+        if self._server is not None or self._closed:
             return
         sock, self._placeholder = self._placeholder, None
         await self._listen(sock or await self._bind())
 
     async def aclose(self) -> None:
         """Stop listening and end every connection. Safe to call twice."""
+        self._closed = True
         if self._placeholder is not None:
             self._placeholder.close()
             self._placeholder = None

@@ -24,6 +24,7 @@ ITEMS_MAX = 200_000
 _DUPLICATES_NAMED_MAX = 10_000
 _ERRORS_NAMED_MAX = 200
 _TEXT_MAX = 500
+_SUMMARY_BYTES_MAX = 16_384
 
 
 class Item(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -57,6 +58,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
     provider: str
     unanswered: int | None = None
+    error: str | None = None
     forget: bool = False
 
 
@@ -96,11 +98,12 @@ class Journal:
         os.truncate(self._path, whole)
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND)
 
-    def append(self, record: Item | _Line) -> None:
-        """Write `record` at the latest at the end of this turn of the loop."""
+    def append(self, record: bytes) -> None:
+        """Write one encoded record, at the latest at the end of this turn of the loop."""
         if self._fd is None:
             return
-        self._lines.append(_encoder.encode(record) + b"\n")
+        self._lines.append(record)
+        self._lines.append(b"\n")
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self.flush)
@@ -153,7 +156,7 @@ class Received:
         self.requests = self.accepted = self.rejected = self.unanswered = 0
         self.count = self.unique = self.duplicate_count = self.duplicate_by_id_count = 0
         self._errors: Counter[str] = Counter()
-        self._items: deque[bytes | Item] = deque(maxlen=self._items_max)
+        self._items: deque[bytes] = deque(maxlen=self._items_max)
         # Fingerprints instead of names: eight bytes of a message's identity are enough to tell it from others.
         self._seen: set[int] = set()
         self._seen_ids: set[int] = set()
@@ -164,53 +167,48 @@ class Received:
         """Count and keep `item`; numbers it. Give it to `take_back` when the answer could not be handed over."""
         item.at = self._clock.time()
         item.n = self.requests
-        self._journal.append(item)
-        self._apply(item)
+        raw = _summary(item)
+        self._journal.append(raw)
+        self._apply(item, raw)
         return item
 
     def take_back(self, item: Item) -> None:
         """Count an accepted or rejected `item` as unanswered: the client had gone before the answer."""
         if not item.answered:
             return
-        self._journal.append(_Line(self.provider, unanswered=item.n))
-        self._unanswer(item)
+        item.answered = False
+        self._journal.append(_encoder.encode(_Line(self.provider, unanswered=item.n, error=item.error)))
+        self._unanswer(item.n, item.error)
 
     def replay(self, record: Item | _Line) -> None:
         """Take in one record of a journal written before."""
         if isinstance(record, Item):
-            self._apply(record)
+            self._apply(record, _summary(record))
         elif record.forget:
             self._reset()
         elif record.unanswered is not None:
-            self._unanswer(self._find(record.unanswered))
+            self._unanswer(record.unanswered, record.error)
 
     def forget(self) -> None:
         """Back to nothing received."""
         self._reset()
-        self._journal.append(_Line(self.provider, forget=True))
+        self._journal.append(_encoder.encode(_Line(self.provider, forget=True)))
 
-    def _find(self, n: int) -> Item | None:
-        position = n - (self.requests - len(self._items))
-        if not 0 <= position < len(self._items):
-            return None
-        item = _whole(self._items[position])
-        self._items[position] = item
-        return item
-
-    def _unanswer(self, item: Item | None) -> None:
+    def _unanswer(self, n: int, error: str | None) -> None:
         self.unanswered += 1
-        if item is None or item.error is None:
+        if error is None:
             self.accepted -= 1
         else:
             self.rejected -= 1
-            self._errors[item.error] -= 1
-        if item is not None:
+            self._errors[error] -= 1
+        # The summary may have made room for later ones; the counts are right all the same.
+        position = n - (self.requests - len(self._items))
+        if 0 <= position < len(self._items):
+            item = _decoder.decode(self._items[position])
             item.answered = False
-            position = item.n - (self.requests - len(self._items))
-            if 0 <= position < len(self._items):
-                self._items[position] = _encoder.encode(item)
+            self._items[position] = _encoder.encode(item)
 
-    def _apply(self, item: Item) -> None:
+    def _apply(self, item: Item, raw: bytes) -> None:
         self.requests += 1
         if not item.answered:
             self.unanswered += 1
@@ -222,9 +220,8 @@ class Received:
                 self._errors[item.error] += 1
         if item.delivered:
             self._deliver(item)
-        _shorten(item)
         # Encoded summaries take a fraction of the memory of objects.
-        self._items.append(_encoder.encode(item))
+        self._items.append(raw)
 
     def _deliver(self, item: Item) -> None:
         self.count += 1
@@ -262,12 +259,12 @@ class Received:
         for raw in self._items:
             if len(items) >= limit:
                 break
-            if needle is not None and isinstance(raw, bytes) and needle not in raw:
+            if needle is not None and needle not in raw:
                 continue
             if needle is None and skipped < offset:
                 skipped += 1
                 continue
-            item = _whole(raw)
+            item = _decoder.decode(raw)
             if token is not None and item.endpoint != token:
                 continue
             if skipped < offset:
@@ -284,21 +281,24 @@ class Received:
         }
 
 
-def _whole(raw: bytes | Item) -> Item:
-    return raw if isinstance(raw, Item) else _decoder.decode(raw)
-
-
 def _shown(item: Item) -> dict[str, Any]:
     shown: dict[str, Any] = {field: getattr(item, field) for field in item.__struct_fields__}
     at = datetime.fromtimestamp(item.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {**shown, "at": at, "at_s": item.at}
 
 
-def _shorten(item: Item) -> None:
+def _summary(item: Item) -> bytes:
+    """`item` as JSON, with what is too long for a summary cut or left out."""
     if item.title is not None and len(item.title) > _TEXT_MAX:
         item.title = item.title[:_TEXT_MAX]
     if item.body is not None and len(item.body) > _TEXT_MAX:
         item.body = item.body[:_TEXT_MAX]
+    raw = _encoder.encode(item)
+    if len(raw) > _SUMMARY_BYTES_MAX:
+        item.data = None
+        item.headers = None
+        raw = _encoder.encode(item)
+    return raw
 
 
 def _is_repeated(seen: set[int], endpoint: str, identity: str | None) -> bool:

@@ -120,8 +120,8 @@ class Sandbox:
 
     async def aclose(self) -> None:
         """Stop listening, end every connection and wait, flush the log. Safe to call twice."""
-        await self._background.aclose()
         await asyncio.gather(*(listener.aclose() for listener in self._listeners.values()))
+        await self._background.aclose()
         self._journal.close()
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -211,6 +211,8 @@ class HttpStation(Station, ABC):
 
     def _wait(self, exchange: Exchange, item: Item | None, answer: HttpAnswer, after_s: float) -> None:
         if self._held >= HELD_MAX:
+            if item is not None:
+                self.received.take_back(item)
             exchange.connection.reset()
             return
         self._held += 1
