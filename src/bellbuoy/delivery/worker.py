@@ -42,6 +42,7 @@ class WorkerSettings(Struct, frozen=True):
         lease_s: how long a claim lasts without renewal.
         poll_s_max: longest wait between two looks for due work.
         place_wait_s: how long a delivery waits in the ledger when its provider's bulkhead is full.
+        hold_s_max: longest wait for a provider before it is looked at again, for one that is isolated too.
         drain_s: how long a stopping worker lets attempts end before it leaves them uncertain.
         save_tries_max: how often an outcome is offered, about once a second, to a ledger that has no room.
     """
@@ -51,6 +52,7 @@ class WorkerSettings(Struct, frozen=True):
     lease_s: float = 60.0
     poll_s_max: float = 0.5
     place_wait_s: float = 2.0
+    hold_s_max: float = 900.0
     drain_s: float = 25.0
     save_tries_max: int = 600
 
@@ -238,7 +240,8 @@ class Worker:
     def _hold(self, record: Record, delivery: Delivery, why: str, wait_s: float) -> None:
         # The release of what is held ends the wait when the provider is back; this only bounds it, spread out so that
         # a long queue does not come due at one moment.
-        transitions.hold(record, delivery, self._clock.time(), wait_s * self._rng.uniform(1.5, 3.0), why)
+        bounded_s = min(wait_s * self._rng.uniform(1.5, 3.0), self._settings.hold_s_max)
+        transitions.hold(record, delivery, self._clock.time(), bounded_s, why)
 
     async def _enter(self, record: Record, fence: int, delivery: Delivery) -> bool:
         """Attempt a delivery when its provider's bulkhead has a place; False when its sender cancelled meanwhile."""
