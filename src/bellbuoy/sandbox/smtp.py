@@ -89,15 +89,16 @@ class Smtp(Station):
 
     # -- decisions -------------------------------------------------------------------------------------------------
 
-    def closed_for(self, kinds: tuple[str, ...]) -> Refuse | None:
-        """The refusal of a fault of one of `kinds` that hits the whole server, not one recipient; logs it."""
+    def closed_for(self, kinds: tuple[str, ...], *, logged: bool = True) -> Refuse | None:
+        """The refusal of a fault of one of `kinds` that hits the whole server; `logged` counts it."""
         fault = self.faults.current
         if fault is None or fault.kind not in kinds or "match" in fault.wish:
             return None
         action = self.faults.decide("")
         if not isinstance(action, Refuse):
             return None
-        self._log_refusal("", action)
+        if logged:
+            self._log_refusal("", action)
         return action
 
     def knows(self, username: bytes, password: bytes) -> bool:
@@ -237,6 +238,12 @@ class SmtpConnection(SMTP, Connection):
             and self._station.knows(auth_data.login, auth_data.password)
         )
         return AuthResult(success=good, handled=False)
+
+    async def handle_NOOP(self, server: SMTP, session: Session, envelope: Envelope, arg: str) -> str:
+        refuse = self._station.closed_for(("outage",), logged=False)
+        if refuse is not None:
+            return self._last(_reply(refuse))
+        return self._last("421 4.3.2 Service not available, closing transmission channel") if self._ending else "250 OK"
 
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]

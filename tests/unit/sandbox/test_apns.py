@@ -88,6 +88,15 @@ async def test_new_tokens_may_come_every_twenty_minutes(apns: ApnsClient, clock:
     assert (await apns.send())[0] == 200
 
 
+async def test_a_token_made_long_after_the_last_is_welcome_at_once(apns: ApnsClient, clock: ManualClock) -> None:
+    apns.jwt = apns.provider_token(age_s=2_100)
+    assert (await apns.send())[0] == 200
+    apns.jwt = apns.provider_token()
+    assert (await apns.send())[0] == 200
+    apns.jwt = apns.provider_token(age_s=1)
+    assert (await apns.send())[:2] == (429, "TooManyProviderTokenUpdates")
+
+
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
@@ -120,6 +129,7 @@ async def test_paths_methods_and_tokens(apns: ApnsClient) -> None:
     assert (await apns.send(token=""))[:2] == (400, "MissingDeviceToken")
     assert (await apns.send(token="xyz"))[:2] == (400, "BadDeviceToken")
     assert (await apns.send(token="0a" * 31))[:2] == (400, "BadDeviceToken")
+    assert (await apns.send(token="0" * 64))[:2] == (400, "BadDeviceToken")
 
 
 async def test_payload_sizes(apns: ApnsClient) -> None:

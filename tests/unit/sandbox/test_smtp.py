@@ -99,6 +99,7 @@ async def test_one_bad_recipient_spares_the_other(sandbox: Sandbox, control: Con
 
 async def test_an_outage_greets_with_421(sandbox: Sandbox, control: Control) -> None:
     async with conversation(sandbox) as client:
+        assert (await client.noop()).code == 250
         await control.fault("smtp", kind="outage")
         with pytest.raises(aiosmtplib.SMTPException) as caught:
             await client.send_message(mail())
@@ -112,6 +113,15 @@ async def test_an_outage_greets_with_421(sandbox: Sandbox, control: Control) -> 
         await client.send_message(mail())
     received = await control.received("smtp")
     assert (received["errors"], received["count"]) == ({"4.3.2": 2}, 1)
+
+
+async def test_an_outage_answers_a_probe(sandbox: Sandbox, control: Control) -> None:
+    async with conversation(sandbox) as client:
+        await control.fault("smtp", kind="outage")
+        with pytest.raises(aiosmtplib.SMTPException) as caught:
+            await client.noop()
+        assert "421" in str(caught.value)
+    assert (await control.received("smtp"))["requests"] == 0
 
 
 async def test_bad_credentials(sandbox: Sandbox, control: Control) -> None:
