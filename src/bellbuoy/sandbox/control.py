@@ -88,6 +88,9 @@ class _Control:
         """Forget everything received."""
         station = self._station(request)
         station.received.forget()
+        if not any(each.received.requests for each in self._stations.values()):
+            # Nothing is remembered of anybody: the file on disk can start anew as well.
+            station.received.empty_journal()
         return _json({"provider": station.name, **station.received.counts()})
 
     def _station(self, request: Request) -> Station:

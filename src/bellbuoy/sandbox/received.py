@@ -194,6 +194,10 @@ class Received:
         self._reset()
         self._journal.append(_encoder.encode(_Line(self.provider, forget=True)))
 
+    def empty_journal(self) -> None:
+        """Empty the file that all logs share; for when nothing is remembered of any provider."""
+        self._journal.truncate()
+
     def _unanswer(self, n: int, error: str | None) -> None:
         self.unanswered += 1
         if error is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,13 +108,19 @@ async def test_apns_tells_collapsing_from_repeating(control: Control, apns: Apns
     assert (received["duplicates"], received["duplicates_by_id"]) == ({"score": 2}, {two: 1})
 
 
-async def test_forgetting(control: Control, fcm: FcmClient, apns: ApnsClient) -> None:
+async def test_forgetting(control: Control, fcm: FcmClient, apns: ApnsClient, data_dir: Path) -> None:
     await fcm.send()
     await apns.send()
     status, body = await control.call("DELETE", "/fcm/received")
     assert (status, body["count"]) == (200, 0)
     assert (await control.received("fcm"))["items"] == []
     assert (await control.received("apns"))["count"] == 1
+    log = data_dir / "sandbox" / "received.ndjson"
+    assert log.stat().st_size > 0
+    await control.call("DELETE", "/apns/received")
+    assert log.stat().st_size == 0
+    await fcm.send()
+    assert log.stat().st_size > 0
 
 
 async def test_rejections_are_counted_by_code(control: Control, fcm: FcmClient) -> None:
