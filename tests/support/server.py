@@ -69,21 +69,12 @@ class Server:
     url: str = ""
     control: str = ""
     log: Path = Path()
+    no_key: bool = False
 
     def start(self) -> Server:
         """Start it and wait until it says where it is."""
-        self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
-        environment |= {"BELLBUOY_BOOTSTRAP_KEY": KEY, "BELLBUOY_LOG__LEVEL": "info", **self.env}
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bellbuoy", *self.arguments, "--data-dir", str(self.data_dir)],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=environment,
-                cwd=self.data_dir.parent,
-            )
+        self._spawn()
+        assert self.process is not None
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if match := re.match(r"sandbox control\s+(\S+)/_control", line):
@@ -95,6 +86,34 @@ class Server:
             raise AssertionError(f"it did not start: {self.log.read_text()[-2000:]}")
         wait_for(self._ready, within_s=START_S_MAX, why="ready")
         return self
+
+    def _spawn(self) -> None:
+        self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
+        environment |= {} if self.no_key else {"BELLBUOY_BOOTSTRAP_KEY": KEY}
+        environment |= self.env
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bellbuoy", *self.arguments, "--data-dir", str(self.data_dir)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                cwd=self.data_dir.parent,
+            )
+
+    def start_sandbox(self) -> dict[str, str]:
+        """Start `bellbuoy sandbox --json`; returns the environment that points a service at it."""
+        self._spawn()
+        assert self.process is not None
+        assert self.process.stdout is not None
+        described = json.loads(self.process.stdout.readline())
+        self.control = described["urls"]["control"]
+        return dict(_environment(described["settings"], "BELLBUOY_"))
+
+    def start_silent(self) -> None:
+        """Start a command that has no HTTP of its own."""
+        self._spawn()
 
     def _ready(self) -> bool:
         try:
@@ -188,6 +207,15 @@ class Server:
         found: dict[str, Any] = answer.json()
         return found
 
+    def received_all(self, provider: str) -> list[dict[str, Any]]:
+        """Every item that the sandbox's provider got, page by page."""
+        items: list[dict[str, Any]] = []
+        while True:
+            page = self.received(provider, limit=10_000, offset=len(items))["items"]
+            if not page:
+                return items
+            items += page
+
     def cli(self, *arguments: str, status: int | None = 0) -> str:
         """Run a command against it; returns its standard output."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
@@ -201,6 +229,14 @@ class Server:
     def events(self) -> list[dict[str, Any]]:
         """The log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def _environment(tree: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _environment(value, f"{prefix}{name.upper()}__")
+        else:
+            yield prefix + name.upper(), str(value)
 
 
 def to_android(n: int, **fields: Any) -> dict[str, Any]:
