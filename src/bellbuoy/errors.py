@@ -168,7 +168,7 @@ class RecipientGone(ProviderError):
 
 
 class CredentialRejected(ProviderError):
-    """Not delivered: our credentials or configuration with the provider are wrong; nothing is wrong with the recipient."""
+    """Not delivered: our credential or configuration with the provider is wrong; the recipient is fine."""
 
     code = "credential_rejected"
 

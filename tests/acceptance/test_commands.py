@@ -68,7 +68,7 @@ def test_what_it_says_to_people_and_to_programs(server: Server) -> None:
     assert "sms accepted it" in server.cli("explain", sent)
     explained = json.loads(server.cli("explain", sent, "--json"))
     assert explained["next"] is None
-    assert [line["event"] for line in explained["timeline"]][0] == "accepted"
+    assert explained["timeline"][0]["event"] == "accepted"
     assert server.cli("status").startswith("healthy")
     assert json.loads(server.cli("status", "--json"))["health"]["status"] == "healthy"
     assert json.loads(server.cli("audit", "--json"))["difference"] == 0

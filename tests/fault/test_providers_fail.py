@@ -109,7 +109,7 @@ def test_a_thousand_tokens_gone_at_once_purge_nothing(server: Server) -> None:
     wait_for(lambda: "credential_rejected" in server.get("/v1/health")["issues"], why="an issue is raised")
     assert server.get("/v1/tombstones")["items"] == []
     server.fault("fcm")
-    # With the right project again, what was held goes out; the few that were judged before the guard tripped have failed.
+    # With the right project again what was held goes out; the few judged before the guard tripped have failed.
     wait_for(lambda: server.books()["pending"] == 0, within_s=90, why="all settled")
     books = server.books()
     assert books["delivered"] > 800

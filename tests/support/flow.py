@@ -96,7 +96,7 @@ class Flow:
         names: tuple[ProviderName, ...] = ("fcm", "apns", "smtp", "sms")
         self.providers = {name: ScriptedProvider(name) for name in names}
         presets = {"fcm": resilience.FCM, "apns": resilience.APNS, "smtp": resilience.SMTP, "sms": resilience.SMS}
-        self.lanes = {name: self._lane(self.providers[name], presets[name]) for name in names}
+        self.lanes: dict[str, Lane] = {name: self._lane(self.providers[name], presets[name]) for name in names}
         self.retry = resilience.RetrySettings(jitter_factor=0.0)
         self.rules = Rules(
             delay_s=lambda n, told: self.retry.delay_s(n, self.rng, retry_after_s=told),

@@ -23,7 +23,7 @@ class DeadLetters:
     async def dead_letters(
         self, tenant: str, *, provider: str | None, error_code: str | None, limit: int, cursor: str | None
     ) -> tuple[list[DeadLetter], str | None]:
-        after = parse_cursor(cursor) if cursor else 0
+        after = parse_cursor(cursor) if cursor is not None else 0
 
         def find(connection: Connection) -> list[tuple[int, bytes]]:
             return connection.execute(

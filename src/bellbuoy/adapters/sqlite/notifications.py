@@ -54,7 +54,7 @@ class Notifications:
         limit: int,
         cursor: str | None,
     ) -> Page:
-        before = parse_cursor(cursor) if cursor else 2**62
+        before = parse_cursor(cursor) if cursor is not None else 2**62
         where, bindings = "tenant = ? AND seq < ?", [tenant, before]
         if status is not None:
             where += " AND status = ?"

@@ -23,6 +23,7 @@ def build() -> dict[str, Any]:
     types = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = dict(zip(types, schemas, strict=True))
+    _refine(components)
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
@@ -40,6 +41,45 @@ def build() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+_RECIPIENT = ("user_id", "device", "email", "phone")
+_APNS = {
+    "if": {"properties": {"provider": {"const": "apns"}}, "required": ["provider"]},
+    "then": {"properties": {"platform": {"const": "ios"}, "token": {"pattern": "^[0-9a-fA-F]{16,400}$"}}},
+    "else": {"properties": {"token": {"pattern": "^[A-Za-z0-9_:.%=-]+$"}}},
+}
+
+
+def _refine(components: dict[str, Any]) -> None:
+    """Say in the schemas what `intake.validate` and the handlers check beyond the types."""
+    known = components["Recipient"].pop("properties")
+    components["Recipient"]["oneOf"] = [
+        {
+            "properties": {n: _given(known[n]) if n == name else {"type": "null"} for n in _RECIPIENT},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name in _RECIPIENT
+    ]
+    components["Recipient"].pop("additionalProperties")
+    components["Content"]["anyOf"] = [
+        {"required": [name], "properties": {name: {least: 1}}}
+        for name, least in (("title", "minLength"), ("body", "minLength"), ("data", "minProperties"))
+    ]
+    for name in ("DeviceAddress", "Device", "DevicePut", "Endpoint"):
+        components[name] |= _APNS
+    for owner in ("Request", "Preferences"):
+        for way in components[owner]["properties"]["channels"]["anyOf"]:
+            if way.get("type") == "array":
+                way["uniqueItems"] = True
+    entries = components["Batch"]["properties"]["notifications"]
+    entries["items"] = {"description": "A Request. One that is not valid gets an error of its own in the answer."}
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without its null."""
+    return next(way for way in schema["anyOf"] if way.get("type") != "null")
 
 
 def _operation(route: Route, by_type: dict[Any, Any]) -> dict[str, Any]:
@@ -85,7 +125,11 @@ def _success(route: Route, kind: Any, by_type: dict[Any, Any]) -> dict[str, Any]
     if kind is None:
         return {"description": "Done"}
     schema = {"type": "string"} if kind is str else by_type[kind]
-    return {"description": "Success", "content": {route.media_type: {"schema": schema}}}
+    answer: dict[str, Any] = {"description": "Success", "content": {route.media_type: {"schema": schema}}}
+    if route.path == "/v1/notifications" and route.method == "POST":
+        follow = {"parameters": {"id": "$response.body#/id"}}
+        answer["links"] = {n: {"operationId": f"notifications_{n}", **follow} for n in ("get", "explain", "cancel")}
+    return answer
 
 
 def page() -> str:

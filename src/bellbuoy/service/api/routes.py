@@ -80,7 +80,7 @@ ROUTES: tuple[Route, ...] = (
         "Send up to 1,000 notifications",
         "send",
         {200: schemas.BatchView},
-        body=schemas.BatchSchema,
+        body=schemas.Batch,
         ndjson=Request,
         problems=(429,),
         headers=_KEY,

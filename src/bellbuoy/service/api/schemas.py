@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from bellbuoy.model.delivery import DeliveryStatus, NotificationStatus, Outcome
-from bellbuoy.model.notification import Content, OnUncertain, Priority, Request
+from bellbuoy.model.notification import Content, OnUncertain, Priority
 from bellbuoy.model.operation import Scope
 from bellbuoy.model.recipient import (
     DEVICES_MAX,
@@ -63,10 +63,6 @@ class Batch(Struct, forbid_unknown_fields=True):
     """Each entry is checked alone, so that one bad notification does not stop the others."""
 
     notifications: Annotated[list[Any], Meta(min_length=1, max_length=BATCH_MAX)]
-
-
-class BatchSchema(Struct):
-    notifications: Annotated[list[Request], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 class BatchResult(Struct):
