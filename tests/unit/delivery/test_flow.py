@@ -163,15 +163,14 @@ async def test_now_or_never_is_tried_once(flow: Flow) -> None:
 
 
 async def test_a_scheduled_notification_waits_and_can_be_cancelled(flow: Flow) -> None:
-    later = "2027-01-16T12:00:00Z"
+    later = "2027-01-15T08:05:00Z"  # Five minutes after the clock's beginning.
     first, second = [await flow.send(to_email(send_at=later)) for _ in range(2)]
     await flow.pass_time(60)
     assert (await flow.record(first)).status == "scheduled"
     await flow.ledger.cancel(second, TENANT, now=flow.clock.time())
     with pytest.raises(Conflict):
         await flow.ledger.cancel(second, TENANT, now=flow.clock.time())
-    await flow.clock.advance(1_800_100_800.0 - flow.clock.time(), turns=30)
-    await flow.pass_time(2)
+    await flow.pass_time(242)
     assert (await flow.record(first)).status == "delivered"
     assert (await flow.record(second)).status == "cancelled"
     assert len(flow.providers["smtp"].sent) == 1
@@ -191,13 +190,13 @@ async def test_cancelling_during_an_attempt_stops_what_would_follow(flow: Flow) 
 
 async def test_quiet_hours_hold_what_is_not_urgent(flow: Flow) -> None:
     # 2027-01-15 08:00 UTC is 17:00 in Tokyo.
-    quiet = {"quiet_hours": {"start": "16:00", "end": "18:30"}}
+    quiet = {"quiet_hours": {"start": "16:00", "end": "17:05"}}
     await flow.add_user(email="ann@example.com", timezone="Asia/Tokyo", preferences=quiet)
     normal, urgent = await flow.send(to_user()), await flow.send(to_user(priority="high"))
     await flow.pass_time(2)
     assert (await flow.record(urgent)).status == "delivered"
     assert (await flow.record(normal)).status == "scheduled"
-    await flow.pass_time(90 * 60)
+    await flow.pass_time(5 * 60)
     assert (await flow.record(normal)).status == "delivered"
 
 
