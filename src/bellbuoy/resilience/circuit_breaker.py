@@ -1,31 +1,48 @@
 """The circuit breaker: stop calling what does not work, and find out gently whether it works again.
 
-    closed ──failure_threshold failures within the window──> open
-    open ──recovery_timeout_s──> half_open ──success_threshold successes──> closed
-    half_open ──one failure──> open
+    closed ──enough failures or slow calls──> open
+    open ──its time is up──> half_open ──success_threshold successes──> closed (ramped)
+    half_open ──a failed, slow or hung probe──> open, for longer
     any ──isolate()──> isolated ──close()──> closed
+    any ──disable()──> disabled ──close()──> closed
 
 Admission hands out a one-shot permit that carries the generation of the state it was given in. A result that comes
 after the state moved on changes nothing: a late success does not close what has since opened, and a late failure does
-not open what has since recovered.
+not open what has since recovered. Nothing here waits, so nothing is locked; only the monotonic clock decides.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import CircuitOpen
-from bellbuoy.resilience.classify import Verdict, classify
+from bellbuoy.resilience.classify import Classifier, Verdict, classify
+from bellbuoy.resilience.events import (
+    CircuitClosed,
+    CircuitDisabled,
+    CircuitEvent,
+    CircuitHalfOpened,
+    CircuitIsolated,
+    CircuitOpened,
+    Events,
+    EventStream,
+)
 from bellbuoy.resilience.presets import BreakerSettings
+from bellbuoy.resilience.trip import SlowCalls, trip_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+# How often somebody who is refused during a test or a ramp should look again, in seconds.
+_SOON_S = 1.0
 
 
 class State(StrEnum):
@@ -35,77 +52,60 @@ class State(StrEnum):
     OPEN = "open"
     HALF_OPEN = "half_open"
     ISOLATED = "isolated"
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitEvent:
-    """The breaker `name` changed state at `at`, in seconds since the epoch."""
-
-    name: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitOpened(CircuitEvent):
-    """It refuses calls for `retry_after_s` seconds, because of `failure_count` failures within its window."""
-
-    failure_count: int
-    retry_after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitHalfOpened(CircuitEvent):
-    """It admits probes."""
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitClosed(CircuitEvent):
-    """It admits every call."""
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitIsolated(CircuitEvent):
-    """It was opened by hand and stays so until it is closed by hand."""
+    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A breaker at one moment. `opened_at` is in epoch seconds; both it and `retry_after_s` are None unless open."""
+    """A breaker at one moment.
+
+    `opened_at` is in epoch seconds, None while closed. `retry_after_s` is None while calls are admitted, and when only
+    a hand can close it. `success_count` counts the probes that succeeded; `admitted_share` is below 1 while it ramps.
+    """
 
     state: State
     failure_count: int
     success_count: int
     opened_at: float | None
     retry_after_s: float | None
+    admitted_share: float = 1.0
+    rounds: int = 0
 
 
 class Permit:
-    """Leave for one call. Report its end once, with `success`, `failure` or `drop`; further reports change nothing."""
+    """Leave for one call. Report its end once, with `success`, `failure` or `drop`; further reports change nothing.
 
-    __slots__ = ("_breaker", "_generation", "deadline", "probe")
+    A permit that is never reported holds nothing for ever: as a probe it is given up at its `deadline`.
+    """
 
-    def __init__(self, breaker: CircuitBreaker, generation: int, deadline: float, *, probe: bool) -> None:
-        self._breaker: CircuitBreaker | None = breaker
+    __slots__ = ("_breaker", "_generation", "deadline", "probe", "started")
+
+    def __init__(
+        self, breaker: CircuitBreaker | None, generation: int, started: float, deadline: float, *, probe: bool
+    ) -> None:
+        self._breaker = breaker
         self._generation = generation
+        self.started = started
         self.deadline = deadline
         self.probe = probe
 
-    def success(self) -> None:
-        """The call returned."""
-        self._end(Verdict.OK)
+    def success(self, result: object = None) -> None:
+        """The call returned `result`, which the breaker's classifier may judge."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker._settle(self, self._generation, breaker._judge(result))
 
     def failure(self, error: BaseException) -> None:
-        """The call raised; `classify` decides what that means."""
-        self._end(classify(error))
+        """The call raised; the breaker's classifier decides what that means."""
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker._settle(self, self._generation, breaker._classify(error))
 
     def drop(self) -> None:
         """Nothing can be concluded: the call was cancelled, or never made."""
-        self._end(Verdict.IGNORE)
-
-    def _end(self, verdict: Verdict) -> None:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
-            breaker._record(self, self._generation, verdict)
+            breaker._settle(self, self._generation, Verdict.IGNORE)
 
 
 class CircuitBreaker:
@@ -115,32 +115,79 @@ class CircuitBreaker:
         name: in events and refusals.
         settings: the numbers.
         clock: only its monotonic time decides; its wall time is shown.
-        rng: kept for jittered re-opening.
-        on_event: called with each change of state, synchronously; it must not raise.
+        rng: for the jitter of the time it stays open.
+        on_event: called with each change of state, synchronously.
+        classifier: judges what was raised.
+        judge_results: let the classifier judge what was returned as well; without it every result is good.
+        shadow: measure and tell, but refuse nothing.
+        gate: asked before an open breaker lets probes through; False keeps it open. For shared state.
     """
+
+    kind: ClassVar[str] = "breaker"
+
+    __slots__ = (
+        "__weakref__",
+        "_classify",
+        "_clock",
+        "_credit",
+        "_failed_probes",
+        "_generation",
+        "_judges",
+        "_monotonic",
+        "_open_s",
+        "_opened_at",
+        "_opened_epoch",
+        "_plain",
+        "_probes",
+        "_ramp_from",
+        "_rng",
+        "_round",
+        "_settings",
+        "_slow",
+        "_state",
+        "_successes",
+        "_trip",
+        "events",
+        "gate",
+        "name",
+        "shadow",
+    )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        settings: BreakerSettings,
+        settings: BreakerSettings | None = None,
         *,
         clock: Clock | None = None,
         rng: random.Random | None = None,
         on_event: Callable[[CircuitEvent], None] | None = None,
+        classifier: Classifier = classify,
+        judge_results: bool = False,
+        shadow: bool = False,
+        gate: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
-        self._settings = settings
+        self.events = Events(*(() if on_event is None else (on_event,)))
+        self.shadow = shadow
+        self.gate = gate
         self._clock: Clock = clock or SystemClock()
         self._monotonic = self._clock.monotonic
         self._rng = rng or random.Random()
-        self._on_event = on_event
+        self._classify = classifier
+        self._judges = judge_results
+        self._settings = settings or BreakerSettings()
+        self._trip = trip_of(self._settings)
+        self._slow = SlowCalls(self._settings) if self._settings.slow_call_s is not None else None
         self._state = State.CLOSED
         self._generation = 0
-        self._failures: deque[float] = deque(maxlen=settings.failure_threshold)
-        self._successes = 0
-        self._probes: set[Permit] = set()
-        self._opened_at = 0.0
-        self._opened_at_epoch: float | None = None
+        self._probes: dict[Permit, None] = {}
+        self._successes = self._failed_probes = self._round = 0
+        self._opened_at = self._open_s = 0.0
+        self._opened_epoch: float | None = None
+        self._ramp_from: float | None = None
+        self._credit = 0.0
+        self._plain = False
+        self._choose_path()
 
     @property
     def settings(self) -> BreakerSettings:
@@ -164,15 +211,73 @@ class CircuitBreaker:
 
     def snapshot(self) -> Snapshot:
         """Everything about it at this moment; changes nothing."""
-        self._forget_old(self._monotonic())
+        now = self._monotonic()
         wait = self.retry_after_s
         return Snapshot(
             self.state,
-            len(self._failures),
+            self._trip.count(now),
             self._successes,
-            self._opened_at_epoch if self._state is not State.CLOSED else None,
+            self._opened_epoch if self._state not in (State.CLOSED, State.DISABLED) else None,
             None if wait is None or wait == float("inf") else wait,
+            self._share(now),
+            self._round,
         )
+
+    def stream(self, keep_max: int = 1_000) -> EventStream:
+        """Its events from now on, as an async iterator."""
+        return self.events.stream(keep_max)
+
+    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `fn` if it may be called, and learn from how it ends.
+
+        Raises:
+            CircuitOpen: it was not called; `retry_after_s` says when it may be.
+
+        Cancellation: a cancelled call counts neither for nor against the dependency.
+        """
+        if self._plain:  # Closed, and a success leaves no trace: there is nothing to take and nothing to give back.
+            generation = self._generation
+            try:
+                return await fn(*args, **kwargs)
+            except BaseException as error:
+                if generation == self._generation and self._classify(error) is Verdict.FAIL:
+                    self._failed(self._monotonic())
+                raise
+        permit = self.admit()
+        try:
+            result = await fn(*args, **kwargs)
+        except BaseException as error:
+            permit.failure(error)
+            raise
+        permit.success(result)
+        return result
+
+    def call_sync(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`call` for a function that is not asynchronous. A breaker belongs to one thread, or to one event loop."""
+        permit = self.admit()
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            permit.failure(error)
+            raise
+        permit.success(result)
+        return result
+
+    def __call__(self, fn: F) -> F:
+        """Decorate a function, asynchronous or not, so that each call of it goes through the breaker."""
+        if inspect.iscoroutinefunction(fn):
+
+            @functools.wraps(fn)
+            async def guarded(*args: Any, **kwargs: Any) -> Any:
+                return await self.call(fn, *args, **kwargs)
+
+            return cast(F, guarded)
+
+        @functools.wraps(fn)
+        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
+            return self.call_sync(fn, *args, **kwargs)
+
+        return cast(F, guarded_sync)
 
     def admit(self) -> Permit:
         """Leave for one call.
@@ -180,100 +285,213 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: not now; `retry_after_s` says when, None when only a hand can close it.
         """
-        if self._state is State.CLOSED:
-            return Permit(self, self._generation, 0.0, probe=False)
-        now = self._monotonic()
-        if self._state is State.OPEN and self._remaining() <= 0:
-            self._move(State.HALF_OPEN)
-        if self._state is State.HALF_OPEN:
-            # A probe that hangs gives its place away when its time is up.
-            self._probes = {permit for permit in self._probes if permit.deadline > now}
-            if len(self._probes) < self._settings.success_threshold - self._successes:
-                permit = Permit(self, self._generation, now + 2 * self._settings.timeout_s, probe=True)
-                self._probes.add(permit)
-                return permit
-            raise CircuitOpen(f"{self.name} is being tested", retry_after_s=1.0)
-        wait = self.retry_after_s
-        raise CircuitOpen(
-            f"the breaker of {self.name} is {self._state}", retry_after_s=None if wait == float("inf") else wait
-        )
-
-    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `fn` if it may be called, and learn from how it ends. Raises CircuitOpen, or what `fn` raises."""
-        permit = self.admit()
+        if self._state is State.CLOSED and self._slow is None and self._ramp_from is None:
+            return Permit(self, self._generation, 0.0, 0.0, probe=False)
+        if self._state is State.DISABLED:
+            return Permit(None, 0, 0.0, 0.0, probe=False)
         try:
-            result = await fn(*args, **kwargs)
-        except BaseException as error:
-            permit.failure(error)
+            return self._admit(self._monotonic())
+        except CircuitOpen:
+            if self.shadow:
+                return Permit(None, 0, 0.0, 0.0, probe=False)
             raise
-        permit.success()
-        return result
 
     def isolate(self) -> None:
         """Refuse every call until `close` or `reset`."""
         self._move(State.ISOLATED)
 
+    def disable(self) -> None:
+        """Admit every call and learn nothing until `close` or `reset`."""
+        self._move(State.DISABLED)
+
     def close(self) -> None:
-        """Admit every call from now on."""
+        """Admit every call from now on, without a ramp."""
+        self._round = 0
         self._move(State.CLOSED)
 
     def reset(self) -> None:
         """Forget everything and begin closed."""
-        self._move(State.CLOSED)
+        self.close()
+
+    def open(self, reason: str = "shared", *, for_s: float | None = None) -> None:
+        """Open it for `for_s` seconds, None for as long as its settings say."""
+        self._move(State.OPEN, reason, open_s=for_s)
 
     def configure(self, settings: BreakerSettings) -> None:
-        """Go by other numbers from now on; the state and what was counted stay."""
-        self._settings = settings
-        self._failures = deque(self._failures, maxlen=settings.failure_threshold)
+        """Go by other numbers from now on; the state and what was counted stay.
 
-    def _record(self, permit: Permit, generation: int, verdict: Verdict) -> None:
-        self._probes.discard(permit)
+        Counts are lost only where the rule or the size of the window changes, since they mean nothing for another. An
+        open breaker stays open for as long as the new numbers say, counted from when it opened.
+        """
+        fresh = trip_of(settings)
+        if type(fresh) is type(self._trip):
+            self._trip.configure(settings)
+        else:
+            self._trip = fresh
+        if settings.slow_call_s is None:
+            self._slow = None
+        elif self._slow is None:
+            self._slow = SlowCalls(settings)
+        else:
+            self._slow.configure(settings)
+        changed = settings.recovery_timeout_s != self._settings.recovery_timeout_s
+        self._settings = settings
+        if changed and self._state is State.OPEN:
+            self._open_s = settings.open_s(self._round, self._rng)
+        self._choose_path()
+
+    def _admit(self, now: float) -> Permit:
+        slow = self._slow
+        if self._state is State.CLOSED:
+            if slow is not None and slow.overdue(now):
+                self._move(State.OPEN, "slow_calls")
+            elif self._ramp_from is None or self._ramped(now):
+                permit = Permit(self, self._generation, now, 0.0, probe=False)
+                if slow is not None:
+                    slow.began(permit, now)
+                return permit
+            else:
+                raise CircuitOpen(f"{self.name} is coming back, little by little", retry_after_s=_SOON_S)
+        if self._state is State.OPEN and self._remaining() <= 0 and (self.gate is None or self.gate()):
+            self._move(State.HALF_OPEN)
+        if self._state is State.HALF_OPEN:
+            self._give_up_hung(now)
+        if self._state is State.HALF_OPEN:
+            if len(self._probes) + self._successes < self._settings.success_threshold:
+                permit = Permit(self, self._generation, now, now + 2 * self._settings.timeout_s, probe=True)
+                self._probes[permit] = None
+                return permit
+            raise CircuitOpen(f"{self.name} is being tested", retry_after_s=_SOON_S)
+        wait = self.retry_after_s
+        if self._state is State.OPEN and wait is None:
+            wait = _SOON_S  # Its time is up, but another process holds the leave to probe.
+        raise CircuitOpen(
+            f"the breaker of {self.name} is {self._state}", retry_after_s=None if wait == float("inf") else wait
+        )
+
+    def _give_up_hung(self, now: float) -> None:
+        """A probe whose lease ran out counts as slow: what takes for ever has not recovered."""
+        for permit in [permit for permit in self._probes if permit.deadline <= now]:
+            if self._state is State.HALF_OPEN:
+                self._probes.pop(permit, None)
+                permit._breaker = None
+                self._probe_failed("lease")
+
+    def _judge(self, result: object) -> Verdict:
+        return self._classify(result) if self._judges else Verdict.OK
+
+    def _settle(self, permit: Permit, generation: int, verdict: Verdict) -> None:
         if generation != self._generation:
             return
+        if self._state is State.HALF_OPEN:
+            self._settle_probe(permit, verdict)
+            return
+        if self._state is not State.CLOSED:
+            return
+        slow, trip = self._slow, self._trip
         if verdict is Verdict.FAIL:
             now = self._monotonic()
-            self._failures.append(now)
-            if self._state is State.HALF_OPEN:
-                self._move(State.OPEN)
-            else:
-                self._forget_old(now)
-                if len(self._failures) >= self._settings.failure_threshold:
-                    self._move(State.OPEN)
-        elif self._state is State.HALF_OPEN and verdict in (Verdict.OK, Verdict.THROTTLED):
+            opens = slow is not None and slow.ended(permit, now)
+            self._failed(now)
+            if opens and self._state is State.CLOSED:
+                self._move(State.OPEN, "slow_calls")
+        elif verdict in (Verdict.IGNORE, Verdict.LOCAL):
+            if slow is not None:
+                slow.dropped(permit)
+        elif slow is not None or trip.needs_successes:
+            now = self._monotonic()
+            trip.success(now)
+            if slow is not None and slow.ended(permit, now, slow=verdict is Verdict.SLOW):
+                self._move(State.OPEN, "slow_calls")
+
+    def _failed(self, now: float) -> None:
+        if self._trip.failure(now):
+            self._move(State.OPEN, "failures")
+
+    def _settle_probe(self, permit: Permit, verdict: Verdict) -> None:
+        self._probes.pop(permit, None)
+        if verdict in (Verdict.IGNORE, Verdict.LOCAL):
+            return
+        slow_s = self._settings.slow_call_s
+        now = self._monotonic()
+        if verdict is Verdict.FAIL:
+            self._trip.failure(now)
+            self._probe_failed("probe")
+        elif verdict is Verdict.SLOW or (slow_s is not None and now - permit.started > slow_s):
+            self._probe_failed("slow_calls")
+        else:
             self._successes += 1
             if self._successes >= self._settings.success_threshold:
-                self._move(State.CLOSED)
+                self._round = 0
+                self._move(State.CLOSED, ramp=self._settings.ramp_s > 0)
 
-    def _forget_old(self, now: float) -> None:
-        while self._failures and self._failures[0] <= now - self._settings.monitoring_window_s:
-            self._failures.popleft()
+    def _probe_failed(self, reason: str) -> None:
+        self._failed_probes += 1
+        if self._failed_probes > self._settings.probe_failures_max:
+            self._round += 1
+            self._move(State.OPEN, reason)
+
+    def _share(self, now: float) -> float:
+        """The share of calls that is admitted: ramp_start at the close, growing evenly to 1 over ramp_s."""
+        if self._ramp_from is None:
+            return 1.0
+        settings = self._settings
+        passed = (now - self._ramp_from) / settings.ramp_s if settings.ramp_s > 0 else 1.0
+        return min(1.0, settings.ramp_start + (1 - settings.ramp_start) * passed)
+
+    def _ramped(self, now: float) -> bool:
+        """Whether this call is one of the admitted share. Counted out, not drawn, so that the share is exact."""
+        share = self._share(now)
+        if share >= 1.0:
+            self._ramp_from = None
+            self._choose_path()
+            return True
+        self._credit += share
+        if self._credit >= 1.0:
+            self._credit -= 1.0
+            return True
+        return False
 
     def _remaining(self) -> float:
-        return self._opened_at + self._settings.recovery_timeout_s - self._monotonic()
+        return self._opened_at + self._open_s - self._monotonic()
 
-    def _move(self, state: State) -> None:
-        self._generation += 1
+    def _move(self, state: State, reason: str = "failures", *, ramp: bool = False, open_s: float | None = None) -> None:
         changed = state is not self._state
-        failures = len(self._failures)
+        now, at = self._monotonic(), self._clock.time()
+        failures = self._trip.count(now)
+        self._generation += 1
         self._state = state
-        self._successes = 0
+        self._successes = self._failed_probes = 0
         self._probes.clear()
-        now = self._clock.time()
+        if self._slow is not None:
+            self._slow.clear()
+        self._ramp_from, self._credit = (now if ramp else None), 1.0  # The first call is admitted.
         if state is State.CLOSED:
-            self._failures.clear()
-            self._opened_at_epoch = None
+            self._trip.clear()
+            self._opened_epoch = None
         elif state is not State.HALF_OPEN:
-            self._opened_at = self._monotonic()
-            self._opened_at_epoch = now
-        if changed and self._on_event is not None:
-            self._on_event(self._event(state, now, failures))
+            self._opened_at, self._opened_epoch = now, at
+            self._open_s = self._settings.open_s(self._round, self._rng) if open_s is None else open_s
+        self._choose_path()
+        if changed:
+            self.events.emit(self._event(state, at, failures, reason))
 
-    def _event(self, state: State, now: float, failures: int) -> CircuitEvent:
+    def _event(self, state: State, at: float, failures: int, reason: str) -> CircuitEvent:
         if state is State.OPEN:
-            return CircuitOpened(self.name, now, failures, self._settings.recovery_timeout_s)
+            return CircuitOpened(self.name, at, failures, self._open_s, reason, self.shadow)
         kinds: dict[State, type[CircuitEvent]] = {
             State.HALF_OPEN: CircuitHalfOpened,
             State.CLOSED: CircuitClosed,
             State.ISOLATED: CircuitIsolated,
+            State.DISABLED: CircuitDisabled,
         }
-        return kinds[state](self.name, now)
+        return kinds[state](self.name, at)
+
+    def _choose_path(self) -> None:
+        self._plain = (
+            self._state is State.CLOSED
+            and self._slow is None
+            and self._ramp_from is None
+            and not self._judges
+            and not self._trip.needs_successes
+        )

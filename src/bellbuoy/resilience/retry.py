@@ -1,10 +1,35 @@
-"""How long to wait before the next attempt."""
+"""Retry: how long to wait before the next attempt, whether to make it at all, and the loop that does."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from random import Random
+from types import TracebackType
+from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypeVar, cast
+
+from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.errors import ExecutionRejected, OutcomeUnknown, TimeoutExceeded, Transient, Unavailable
+from bellbuoy.resilience.budget import Reservation, RetryBudget
+from bellbuoy.resilience.classify import Classifier, Verdict, classify, retry_after_of, status_of
+from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
+from bellbuoy.resilience.modes import is_instant
+from bellbuoy.resilience.timeout import remaining_s, surely_started
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Jitter: TypeAlias = Literal["around", "full", "equal", "decorrelated"]
+# Errors of the machine we run on: the same call meets them again.
+_HERE = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+# Errors that may be gone the next time, unless the classifier knows better.
+_PASSING = (OSError, TimeoutError, Transient, OutcomeUnknown, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +41,12 @@ class RetrySettings:
         initial_delay_s: seconds after the first attempt.
         max_delay_s: the longest wait in seconds, before jitter.
         backoff_multiplier: how much longer each wait is.
-        jitter_factor: how far a wait varies, as a share of it.
+        jitter_factor: how far a wait varies, as a share of it, with `around` jitter.
         delay_min_s: the shortest wait in seconds.
         retry_after_s_max: the longest wait in seconds that the other side can ask for.
+        jitter: `around` (wait * (1 +- factor)), `full` (U(0, wait)), `equal` (wait / 2 + U(0, wait / 2)) or
+            `decorrelated` (U(initial, 3 * the wait before), at most max), after Marc Brooker's "Exponential Backoff
+            And Jitter".
     """
 
     max_attempts: int = 3
@@ -28,24 +56,421 @@ class RetrySettings:
     jitter_factor: float = 0.1
     delay_min_s: float = 0.1
     retry_after_s_max: float = 86_400.0
+    jitter: Jitter = "around"
 
-    def delay_s(self, attempt: int, rng: Random, retry_after_s: float | None = None) -> float:
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}")
+        if self.backoff_multiplier < 1:
+            raise ValueError(f"backoff_multiplier must be at least 1, got {self.backoff_multiplier}")
+        if not 0 <= self.jitter_factor <= 1:
+            raise ValueError(f"jitter_factor must lie between 0 and 1, got {self.jitter_factor}")
+        for name in ("initial_delay_s", "max_delay_s", "delay_min_s", "retry_after_s_max"):
+            value = getattr(self, name)
+            if not value >= 0 or value == math.inf:
+                raise ValueError(f"{name} must be finite and not less than 0, got {value}")
+
+    def base_s(self, attempt: int) -> float:
+        """min(initial * multiplier^(attempt - 1), max), before jitter.
+
+        The exponent is compared in logarithms first, so that no attempt overflows.
+        """
+        first, longest, factor = self.initial_delay_s, self.max_delay_s, self.backoff_multiplier
+        if first >= longest or first <= 0 or factor <= 1:
+            return min(first, longest)
+        if attempt - 1 >= math.log(longest / first) / math.log(factor):
+            return longest
+        return float(min(longest, first * factor ** (attempt - 1)))
+
+    def delay_s(
+        self, attempt: int, rng: Random, retry_after_s: float | None = None, *, before_s: float | None = None
+    ) -> float:
         """Seconds to wait after attempt number `attempt`, from 1.
 
-        delay = min(initial * multiplier^(attempt - 1), max) * (1 +- jitter), at least `delay_min_s`. The exponent is
-        clamped in the logarithm, so that no attempt overflows. A wait that the other side asked for is never cut short;
-        the jitter only adds to it.
+        The wait is capped before the jitter, so that the longest waits are spread as well, and is never less than
+        `delay_min_s`. A wait that the other side asked for is never cut short: the jitter only adds to it, so that
+        those who were told the same do not come back together.
+
+        Args:
+            attempt: the number of the attempt that failed.
+            rng: chance.
+            retry_after_s: seconds that the other side asked for, None when it did not.
+            before_s: the wait before, for `decorrelated` jitter; None for the first.
         """
-        if retry_after_s is not None:
+        if retry_after_s is not None and not math.isnan(retry_after_s):
             asked = min(max(retry_after_s, 0.0), self.retry_after_s_max)
             return max(asked * (1 + self.jitter_factor * rng.random()), self.delay_min_s)
-        if self.backoff_multiplier > 1 and self.initial_delay_s < self.max_delay_s:
-            steps = math.log(self.max_delay_s / self.initial_delay_s, self.backoff_multiplier)
-            base = (
-                self.max_delay_s
-                if attempt - 1 >= steps
-                else self.initial_delay_s * self.backoff_multiplier ** (attempt - 1)
-            )
+        if self.jitter == "decorrelated":
+            previous = self.initial_delay_s if before_s is None else before_s
+            wait = min(self.max_delay_s, rng.uniform(self.initial_delay_s, max(self.initial_delay_s, previous * 3)))
         else:
-            base = min(self.initial_delay_s, self.max_delay_s)
-        return max(base * (1 + self.jitter_factor * rng.uniform(-1, 1)), self.delay_min_s)
+            base = self.base_s(attempt)
+            if self.jitter == "full":
+                wait = rng.uniform(0, base)
+            elif self.jitter == "equal":
+                wait = base / 2 + rng.uniform(0, base / 2)
+            else:
+                wait = base * (1 + self.jitter_factor * rng.uniform(-1, 1))
+        return max(wait, self.delay_min_s)
+
+
+def retryable(error: BaseException) -> bool:
+    """Whether the same call may succeed later: timeouts, lost connections, 5xx, 429, unknown outcomes.
+
+    An error of our own program or machine, a final answer and a refusal of one of our own policies are not retried.
+    """
+    if isinstance(error, _HERE):
+        return False
+    verdict = classify(error)
+    if verdict is Verdict.FAIL:
+        # An exception of unknown kind is most likely a mistake in the program, which no repetition cures.
+        return isinstance(error, _PASSING) or status_of(error) is not None
+    return verdict is Verdict.THROTTLED
+
+
+@dataclass(frozen=True, slots=True)
+class Reschedule:
+    """The next attempt belongs into a durable queue: number `attempt`, not before `at` (epoch seconds)."""
+
+    at: float
+    delay_s: float
+    attempt: int
+    error: BaseException
+
+
+class Retry:
+    """Makes a call again while that may help.
+
+    Args:
+        settings: the numbers, None for the defaults.
+        name: in events and notes.
+        retry_on: judges what was raised; the default is `retryable`.
+        retry_on_result: judges what was returned, None when every result is good. A result that is still bad at the
+            last attempt is returned.
+        idempotent: False when repeating the call could do its work twice: then an attempt whose outcome is unknown is
+            not repeated.
+        budget: bounds extra attempts over all calls, None for no bound.
+        classifier: finds `throttled` results.
+        clock, rng: time and chance.
+        on_event: told of each wait and of the end.
+    """
+
+    kind: ClassVar[str] = "retry"
+
+    __slots__ = (
+        "_budget", "_classifier", "_clock", "_idempotent", "_on_error", "_on_result", "_rng", "events", "name",
+        "settings",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        settings: RetrySettings | None = None,
+        *,
+        name: str = "retry",
+        retry_on: Callable[[BaseException], bool] = retryable,
+        retry_on_result: Callable[[Any], bool] | None = None,
+        idempotent: bool = True,
+        budget: RetryBudget | None = None,
+        classifier: Classifier = classify,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        on_event: Callable[[RetryScheduled | RetryExhausted], None] | None = None,
+    ) -> None:
+        self.settings = settings or RetrySettings()
+        self.name = name
+        self.events = Events(*(() if on_event is None else (on_event,)))
+        self._on_error = retry_on
+        self._on_result = retry_on_result
+        self._idempotent = idempotent
+        self._budget = budget
+        self._classifier = classifier
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng or Random()
+
+    def configure(self, settings: RetrySettings) -> None:
+        """Go by other numbers from the next failure on."""
+        self.settings = settings
+
+    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `fn`, and again while that may help.
+
+        Raises:
+            what the last attempt raised, itself, with notes of the earlier ones.
+
+        Cancellation: ends the wait or the attempt at once; an extra attempt that was not made is refunded.
+        """
+        if self._budget is not None:
+            self._budget.called()
+        try:
+            result = await fn(*args, **kwargs)
+        except Exception as error:
+            progress = _Progress(self)
+            wait_s = progress.failed(error)
+        else:
+            if self._on_result is None or not self._on_result(result):
+                return result
+            progress = _Progress(self)
+            wait = progress.returned(result)
+            if wait is None:
+                return result
+            wait_s = wait
+        return cast(T, await self._again(progress, wait_s, fn, args, kwargs))
+
+    async def call_or_reschedule(
+        self, reschedule_after_s: float, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T | Reschedule:
+        """`call`, but instead of waiting longer than `reschedule_after_s` seconds it returns a Reschedule.
+
+        So a coroutine, its memory and its place in a bulkhead are not kept through a long back-off: a durable queue
+        does the waiting and survives a restart.
+        """
+        progress = _Progress(self, reschedule_after_s)
+        if self._budget is not None:
+            self._budget.called()
+        try:
+            return cast(T, await self._again(progress, None, fn, args, kwargs))
+        except _TooLong as too_long:
+            return too_long.reschedule
+
+    def call_sync(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`call` for a function that is not asynchronous; waits with `time.sleep`."""
+        progress = _Progress(self)
+        if self._budget is not None:
+            self._budget.called()
+        while True:
+            try:
+                result = fn(*args, **kwargs)
+            except Exception as error:
+                wait_s = progress.failed(error)
+            else:
+                wait = progress.returned(result)
+                if wait is None:
+                    return result
+                wait_s = wait
+            try:
+                _sleep_sync(wait_s)
+            except BaseException:
+                progress.refund()
+                raise
+            progress.begun()
+
+    def __call__(self, fn: F) -> F:
+        """Decorate a function, asynchronous or not."""
+        if inspect.iscoroutinefunction(fn):
+
+            @functools.wraps(fn)
+            async def retried(*args: Any, **kwargs: Any) -> Any:
+                return await self.call(fn, *args, **kwargs)
+
+            return cast(F, retried)
+
+        @functools.wraps(fn)
+        def retried_sync(*args: Any, **kwargs: Any) -> Any:
+            return self.call_sync(fn, *args, **kwargs)
+
+        return cast(F, retried_sync)
+
+    async def attempts(self) -> AsyncIterator[Attempt]:
+        """The iterator form: `async for attempt in retry.attempts(): with attempt: ...`, for a block of code.
+
+        The block is repeated while it raises what may be retried; the last error is raised from the block itself.
+        """
+        progress = _Progress(self)
+        if self._budget is not None:
+            self._budget.called()
+        try:
+            while True:
+                attempt = Attempt(progress)
+                yield attempt
+                if attempt.wait_s is None:
+                    return
+                await self._sleep(attempt.wait_s)
+        finally:
+            progress.refund()
+
+    def attempts_sync(self) -> Iterator[Attempt]:
+        """`attempts` for a block that is not asynchronous; waits with `time.sleep`."""
+        progress = _Progress(self)
+        if self._budget is not None:
+            self._budget.called()
+        try:
+            while True:
+                attempt = Attempt(progress)
+                yield attempt
+                if attempt.wait_s is None:
+                    return
+                _sleep_sync(attempt.wait_s)
+        finally:
+            progress.refund()
+
+    async def _again(
+        self, progress: _Progress, wait_s: float | None, fn: Callable[..., Awaitable[Any]], args: Any, kwargs: Any
+    ) -> Any:
+        try:
+            while True:
+                if wait_s is not None:
+                    await self._sleep(wait_s)
+                    progress.begun()
+                try:
+                    result = await fn(*args, **kwargs)
+                except Exception as error:
+                    wait_s = progress.failed(error)
+                else:
+                    wait = progress.returned(result)
+                    if wait is None:
+                        return result
+                    wait_s = wait
+        except asyncio.CancelledError as error:
+            if progress.attempt > 1:
+                surely_started(error)
+            raise
+        finally:
+            progress.refund()
+
+    async def _sleep(self, wait_s: float) -> None:
+        await self._clock.sleep(0.0 if is_instant() else wait_s)
+
+
+def _sleep_sync(wait_s: float) -> None:
+    if not is_instant():
+        time.sleep(wait_s)
+
+
+class _TooLong(Exception):
+    """Carries a Reschedule out of the loop."""
+
+    def __init__(self, reschedule: Reschedule) -> None:
+        super().__init__()
+        self.reschedule = reschedule
+
+
+class Attempt:
+    """One run of a block. `number` counts from 1; `wait_s` is set when it failed and another run will follow."""
+
+    __slots__ = ("_progress", "number", "wait_s")
+
+    def __init__(self, progress: _Progress) -> None:
+        self._progress = progress
+        self.number = progress.attempt
+        self.wait_s: float | None = None
+        progress.begun()
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            if error is None:
+                self._progress.ended()
+            return False
+        wait_s = self._progress.judge(error)
+        if wait_s is None:
+            return False
+        self.wait_s = wait_s
+        return True
+
+
+class _Progress:
+    """One call on its way through its attempts."""
+
+    __slots__ = ("_before_s", "_began", "_reschedule_after_s", "_reservation", "_retry", "attempt")
+
+    def __init__(self, retry: Retry, reschedule_after_s: float | None = None) -> None:
+        self._retry = retry
+        self._reservation: Reservation | None = None
+        self._began = True
+        self._before_s: float | None = None
+        self._reschedule_after_s = reschedule_after_s
+        self.attempt = 1
+
+    def begun(self) -> None:
+        """The attempt that was reserved is being made."""
+        self._began = True
+
+    def ended(self) -> None:
+        """The attempt is over."""
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+
+    def refund(self) -> None:
+        """Whatever ends the call: give back what is still reserved."""
+        if self._reservation is not None:
+            if self._began:
+                self._reservation.release()
+            else:
+                self._reservation.refund()
+            self._reservation = None
+
+    def failed(self, error: Exception) -> float:
+        """Seconds to wait before the next attempt; raises `error` itself when there is none."""
+        wait_s = self.judge(error)
+        if wait_s is None:
+            raise error
+        if self._reschedule_after_s is not None and wait_s > self._reschedule_after_s:
+            raise _TooLong(self.reschedule(error, wait_s)) from error
+        return wait_s
+
+    def judge(self, error: Exception) -> float | None:
+        """Seconds to wait before the next attempt, None when this was the last."""
+        self.ended()
+        retry = self._retry
+        if not retry._on_error(error) or not (retry._idempotent or _surely_undone(error)):
+            self._give_up("final", error)
+            return None
+        wait_s = self._wait(error, retry_after_of(error))
+        if wait_s is not None and self.attempt > 1:
+            error.add_note(f"{retry.name}: attempt {self.attempt - 1} of {retry.settings.max_attempts}")
+        return wait_s
+
+    def returned(self, result: object) -> float | None:
+        """Seconds to wait before the next attempt, None when `result` is to be returned."""
+        self.ended()
+        judge = self._retry._on_result
+        if judge is None or not judge(result):
+            return None
+        asked = getattr(result, "retry_after_s", None)
+        return self._wait(None, asked if isinstance(asked, (int, float)) else None)
+
+    def reschedule(self, error: BaseException, wait_s: float) -> Reschedule:
+        """The next attempt is somebody else's; what was reserved for it is given back."""
+        self.refund()
+        return Reschedule(self._retry._clock.time() + wait_s, wait_s, self.attempt, error)
+
+    def _wait(self, error: Exception | None, asked_s: float | None) -> float | None:
+        retry = self._retry
+        if self.attempt >= retry.settings.max_attempts:
+            self._give_up("attempts", error)
+            return None
+        wait_s = retry.settings.delay_s(self.attempt, retry._rng, asked_s, before_s=self._before_s)
+        left_s = remaining_s()
+        if left_s is not None and wait_s >= left_s:
+            self._give_up("deadline", error)
+            return None
+        if retry._budget is not None:
+            self._reservation = retry._budget.reserve()
+            if self._reservation is None:
+                self._give_up("budget", error)
+            return None
+        retry.events.emit(RetryScheduled(retry.name, retry._clock.time(), self.attempt, wait_s, repr(error)))
+        self._before_s = wait_s
+        self._began = False
+        self.attempt += 1
+        return wait_s
+
+    def _give_up(self, because: str, error: Exception | None) -> None:
+        retry = self._retry
+        if error is not None and (because != "final" or self.attempt > 1):
+            error.add_note(f"{retry.name}: gave up after attempt {self.attempt} ({because})")
+        retry.events.emit(RetryExhausted(retry.name, retry._clock.time(), self.attempt, because, repr(error)))
+
+
+def _surely_undone(error: Exception) -> bool:
+    """Whether the attempt cannot have had an effect, so that even what is not idempotent may be repeated."""
+    if isinstance(error, TimeoutExceeded):
+        return not error.started
+    if isinstance(error, (ExecutionRejected, ConnectionRefusedError)):
+        return True
+    return not isinstance(error, (OutcomeUnknown, OSError))

@@ -1,82 +1,178 @@
-"""The timeout: cut a call off, and say honestly that its result is unknown."""
+"""The timeout: cut a call off, and say honestly whether it can have had an effect.
+
+Around it may stand an ambient deadline, which every timeout and retry inside respects and which can only shrink.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar
+import functools
+from asyncio import CancelledError, current_task, get_running_loop
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from bellbuoy.clock import Clock, SystemClock
-from bellbuoy.errors import TimeoutExceeded
+from bellbuoy.errors import DeadlineExceeded, TimeoutExceeded
+from bellbuoy.resilience.events import CallTimedOut, Events
+from bellbuoy.resilience.timer import EXACT_BELOW_S, TICKS_PER_S, Alarm, Watch, Wheel, wheel_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Alarm:
-    """Calls `ring` after `delay_s` seconds of a clock unless it is cancelled first."""
-
-    __slots__ = ("_handle", "_task")
-
-    def __init__(self, clock: Clock, delay_s: float, ring: Callable[[], Any]) -> None:
-        self._task: asyncio.Task[None] | None = None
-        self._handle: asyncio.TimerHandle | None = None
-        if isinstance(clock, SystemClock):
-            self._handle = asyncio.get_running_loop().call_later(delay_s, ring)
-        else:
-            self._task = asyncio.create_task(_after(clock, delay_s, ring))
-
-    def cancel(self) -> None:
-        """It will not ring; after it rang this changes nothing."""
-        if self._handle is not None:
-            self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
+@dataclass(frozen=True, slots=True)
+class _Ambient:
+    clock: Clock
+    at: float
 
 
-async def _after(clock: Clock, delay_s: float, ring: Callable[[], Any]) -> None:
-    await clock.sleep(delay_s)
-    ring()
+_ambient: ContextVar[_Ambient | None] = ContextVar("bellbuoy_deadline", default=None)
+
+
+@contextmanager
+def deadline(after_s: float, *, clock: Clock | None = None) -> Iterator[None]:
+    """Everything inside has to be done within `after_s` seconds, or earlier if a deadline further out says so.
+
+    It interrupts nothing by itself: timeouts inside are shortened to it, retries do not wait beyond it, and calls that
+    would begin after it are refused with DeadlineExceeded. It holds in tasks that are started inside, too.
+    """
+    clock = clock or SystemClock()
+    left = remaining_s()
+    shortest = after_s if left is None else min(after_s, left)
+    token = _ambient.set(_Ambient(clock, clock.monotonic() + shortest))
+    try:
+        yield
+    finally:
+        _ambient.reset(token)
+
+
+def remaining_s() -> float | None:
+    """Seconds until the ambient deadline, negative once it has passed; None when there is none."""
+    ambient = _ambient.get()
+    return None if ambient is None else ambient.at - ambient.clock.monotonic()
+
+
+def within_deadline(limit_s: float) -> float:
+    """`limit_s`, or less where the ambient deadline comes earlier; raises DeadlineExceeded when it has passed."""
+    left_s = remaining_s()
+    if left_s is None:
+        return limit_s
+    if left_s <= 0:
+        raise DeadlineExceeded("the deadline had passed before the call could start")
+    return min(limit_s, left_s)
+
+
+def never_started(error: CancelledError) -> None:
+    """Mark a cancellation that met a call while it waited for admission, so that a timeout can say it never began."""
+    error.never_started = True  # type: ignore[attr-defined]
+
+
+def surely_started(error: BaseException) -> None:
+    """Take the mark of `never_started` away: an earlier attempt of the same call has run."""
+    if getattr(error, "never_started", False):
+        error.never_started = False  # type: ignore[attr-defined]
 
 
 class Timeout:
-    """Cuts calls off after `timeout_s` seconds of `clock`."""
+    """Cuts calls off after `timeout_s` seconds of `clock`.
 
-    def __init__(self, timeout_s: float, *, clock: Clock | None = None) -> None:
+    Args:
+        timeout_s: seconds a call may take; the ambient deadline may shorten it.
+        clock: what measures them.
+        name: in events.
+        on_event: told of each call that was cut off.
+    """
+
+    kind: ClassVar[str] = "timeout"
+
+    __slots__ = ("_clock", "_system", "_wheel", "events", "name", "timeout_s")
+
+    def __init__(
+        self,
+        timeout_s: float,
+        *,
+        clock: Clock | None = None,
+        name: str = "timeout",
+        on_event: Callable[[CallTimedOut], None] | None = None,
+    ) -> None:
+        self.configure(timeout_s)
+        self.name = name
+        self.events = Events(*(() if on_event is None else (on_event,)))
+        self._clock: Clock = clock or SystemClock()
+        self._system = isinstance(self._clock, SystemClock)
+        self._wheel: Wheel | None = None
+
+    def configure(self, timeout_s: float) -> None:
+        """Cut calls that begin from now on off after `timeout_s` seconds."""
         if not timeout_s > 0:
             raise ValueError(f"timeout_s must be greater than 0, got {timeout_s}")
         self.timeout_s = timeout_s
-        self._clock: Clock = clock or SystemClock()
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `fn` with a limit.
 
         Raises:
-            TimeoutExceeded: the limit passed; `fn` was cancelled, and what it had begun may have taken effect.
+            TimeoutExceeded: the limit passed and `fn` was cancelled. `started` False: it was still waiting for
+                admission. True: what it had begun may have taken effect.
+            DeadlineExceeded: the ambient deadline had passed already; `fn` was not called.
 
-        A TimeoutError that `fn` raises itself passes as it is. A cancellation from outside passes as such, also when it
-        comes in the same moment as the limit.
+        A TimeoutError that `fn` raises itself passes as it is. A cancellation from outside passes as such, also when
+        it comes in the same moment as the limit, or came before this call.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        rang = False
+        limit_s = self.timeout_s
+        if _ambient.get() is not None:
+            limit_s = within_deadline(limit_s)
+        loop = get_running_loop()
+        task = current_task(loop)
+        assert task is not None, "a timeout needs a task to cancel"
         cancelling = task.cancelling()
-
-        def ring() -> None:
-            nonlocal rang
-            rang = True
-            task.cancel()
-
-        alarm = Alarm(self._clock, self.timeout_s, ring)
+        if cancelling and getattr(task, "_must_cancel", False):
+            cancelling -= 1  # A cancellation is on its way to the next await; it must not be taken for ours.
+        watch = Watch(task)
+        if self._system and limit_s >= EXACT_BELOW_S:
+            wheel = self._wheel
+            if wheel is None or wheel.loop is not loop:
+                wheel = self._wheel = wheel_of(loop)
+            index = int((self._clock.monotonic() + limit_s) * TICKS_PER_S) + 1
+            bucket = wheel.buckets.get(index)
+            if bucket is None:
+                bucket = wheel.add(index)
+            bucket[watch] = None
+            alarm = None
+        else:
+            bucket, alarm = None, Alarm(self._clock, limit_s, watch.ring)
         try:
             return await fn(*args, **kwargs)
-        except asyncio.CancelledError:
-            # Ours alone: uncancel leaves as many requests as there were before.
-            if rang and task.uncancel() <= cancelling:
-                rang = False
-                raise TimeoutExceeded(f"no answer within {self.timeout_s} s") from None
+        except CancelledError as error:
+            # Ours alone: taking it back leaves as many requests as there were before.
+            if watch.rang:
+                watch.rang = False
+                if task.uncancel() <= cancelling:
+                    raise self._exceeded(limit_s, error) from None
             raise
         finally:
-            alarm.cancel()
-            if rang:
+            if bucket is not None:
+                bucket.pop(watch, None)
+            else:
+                alarm.cancel()  # type: ignore[union-attr]
+            if watch.rang:  # The call ended in another way after it was cancelled: the request is served.
                 task.uncancel()
+
+    def __call__(self, fn: F) -> F:
+        """Decorate an asynchronous function."""
+
+        @functools.wraps(fn)
+        async def guarded(*args: Any, **kwargs: Any) -> Any:
+            return await self.call(fn, *args, **kwargs)
+
+        return cast(F, guarded)
+
+    def _exceeded(self, limit_s: float, error: asyncio.CancelledError) -> TimeoutExceeded:
+        started = not getattr(error, "never_started", False)
+        self.events.emit(CallTimedOut(self.name, self._clock.time(), limit_s, started))
+        what = "no answer within" if started else "not admitted within"
+        return TimeoutExceeded(f"{what} {round(limit_s, 3)} s", started=started)

@@ -1,0 +1,322 @@
+"""One suite for every ledger: what `bellbuoy.ports.ledger` promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from bellbuoy.adapters.memory import CachedLedger
+from bellbuoy.adapters.sqlite import SqliteLedger
+from bellbuoy.clock import ManualClock
+from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
+from bellbuoy.model import transitions
+from bellbuoy.model.delivery import Delivery, Receipt, Record
+from bellbuoy.model.notification import Request
+from bellbuoy.model.operation import ApiKey, Tombstone
+from bellbuoy.model.recipient import Device, RegisteredDevice, User
+from bellbuoy.ports.ledger import Claim, Ledger, Offer
+
+NOW = 1_800_000_000.0
+REQUEST = msgspec.convert({"recipient": {"user_id": "u"}, "content": {"title": "t"}}, Request)
+
+
+@pytest.fixture(params=["sqlite", "sqlite-inline", "cached"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    store: Any = SqliteLedger(tmp_path / "l.db", clock=ManualClock(), inline=request.param == "sqlite-inline")
+    yield CachedLedger(store, users_max=2) if request.param == "cached" else store
+    await store.aclose()
+
+
+def offer(notification_id: str, *, tenant: str = "t", hash_: bytes = b"h", due_at: float = NOW, **fields: Any) -> Offer:
+    request = msgspec.structs.replace(REQUEST, **{k: fields.pop(k) for k in ("priority",) if k in fields})
+    owner = fields.pop("owner", None)
+    record = Record(notification_id, tenant, request, NOW, NOW + 100, **fields)
+    return Offer(record, hash_, due_at, owner)
+
+
+async def accept(ledger: Ledger, *ids: str, **fields: Any) -> None:
+    assert {t.kind for t in await ledger.accept([offer(i, **fields) for i in ids])} == {"new"}
+
+
+async def claim(ledger: Ledger, owner: str = "w", *, now: float = NOW, limit: int = 10) -> list[Claim]:
+    return await ledger.claim(owner, now=now, lease_s=30, limit=limit)
+
+
+async def save(
+    ledger: Ledger, one: Claim, *, due_at: float | None = None, held: Any = None, release: bool = True
+) -> bool:
+    return await ledger.save(one.record, one.fence, now=NOW, due_at=due_at, held=held, release=release)
+
+
+def exhausted(record: Record) -> None:
+    delivery = Delivery(f"d-{record.id}", 0, "sms", "sms", "+15551234567", due_at=NOW)
+    record.chain = ("sms",)
+    record.deliveries.append(delivery)
+    transitions.start(delivery, NOW).error_code = "20500"
+    transitions.fail(record, delivery, NOW, exhausted=True, why="20500")
+    transitions.conclude(record, NOW)
+
+
+async def test_what_was_accepted_is_there_and_only_for_its_tenant(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    assert (await ledger.get("a", "t")).request == REQUEST
+    assert (await ledger.get("a")).id == "a"
+    with pytest.raises(NotFound):
+        await ledger.get("a", "other")
+    with pytest.raises(NotFound):
+        await ledger.get("b")
+
+
+async def test_an_id_is_accepted_once(ledger: Ledger) -> None:
+    taken = await asyncio.gather(*(ledger.accept([offer("a", hash_=b"same")]) for _ in range(30)))
+    assert sorted(t.kind for (t,) in taken) == ["new"] + ["same"] * 29
+    (other,) = await ledger.accept([offer("a", hash_=b"other")])
+    assert other.kind == "other"
+    both = await ledger.accept([offer("b", hash_=b"1"), offer("b", hash_=b"1"), offer("b", hash_=b"2")])
+    assert [t.kind for t in both] == ["new", "same", "other"]
+    assert (await ledger.books()).accepted == 2
+
+
+async def test_due_work_is_claimed_once_urgent_first(ledger: Ledger) -> None:
+    await ledger.accept([offer("low", priority="low"), offer("high", priority="high"), offer("normal")])
+    await ledger.accept([offer("later", due_at=NOW + 50)])
+    assert [c.record.id for c in await claim(ledger, limit=2)] == ["high", "normal"]
+    assert [c.record.id for c in await claim(ledger)] == ["low"]
+    assert await claim(ledger) == []
+    assert await ledger.next_due() == NOW + 30
+    many = [f"m-{n}" for n in range(50)]
+    await accept(ledger, *many)
+    claims = await asyncio.gather(*(claim(ledger, f"w-{n}") for n in range(10)))
+    assert sorted(c.record.id for some in claims for c in some) == sorted(many)
+
+
+async def test_a_lease_that_ended_is_claimed_by_another_and_its_holder_is_refused(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (first,) = await claim(ledger, "w-1")
+    assert await claim(ledger, "w-2", now=NOW + 29) == []
+    (second,) = await claim(ledger, "w-2", now=NOW + 30)
+    assert second.fence > first.fence
+    first.record.status = "failed"
+    with pytest.raises(LeaseLost):
+        await save(ledger, first)
+    assert (await ledger.get("a")).status == "accepted"
+    second.record.status = "delivered"
+    await save(ledger, second)
+    assert (await ledger.get("a")).status == "delivered"
+
+
+async def test_one_refused_write_does_not_harm_its_neighbours(ledger: Ledger) -> None:
+    await accept(ledger, *(f"n-{i}" for i in range(80)))
+    claims = await claim(ledger, limit=100)
+    stale = Claim(claims[40].record, claims[40].fence - 1)
+    for one in claims:
+        one.record.status = "delivered"
+    results = await asyncio.gather(
+        *(save(ledger, stale if i == 40 else one) for i, one in enumerate(claims)), return_exceptions=True
+    )
+    assert [i for i, r in enumerate(results) if isinstance(r, LeaseLost)] == [40]
+    assert (await ledger.books()).delivered == 79
+
+
+async def test_leases_are_renewed_and_handed_back(ledger: Ledger) -> None:
+    await accept(ledger, "a", "b")
+    await claim(ledger, "w-1")
+    assert await ledger.renew("w-1", until=NOW + 90) == 2
+    assert await claim(ledger, "w-2", now=NOW + 89) == []
+    assert await ledger.hand_back("w-1", now=NOW) == 2
+    assert len(await claim(ledger, "w-2")) == 2
+    assert await ledger.hand_back("w-1", now=NOW) == 0
+    assert await ledger.hand_back(None, now=NOW) == 2
+
+
+async def test_an_offer_with_an_owner_is_leased_to_it(ledger: Ledger) -> None:
+    await accept(ledger, "a", owner="w-1", due_at=NOW + 60)
+    assert await claim(ledger, "w-2") == []
+    assert not await save(ledger, Claim(await ledger.get("a"), 1), due_at=NOW + 60, release=False)
+    assert await ledger.renew("w-1", until=NOW + 70) == 1
+
+
+async def test_what_is_held_is_released_in_order_and_bounds(ledger: Ledger) -> None:
+    for name, priority in (("one", "normal"), ("two", "normal"), ("urgent", "high")):
+        await ledger.accept([offer(name, priority=priority)])
+    for one in await claim(ledger):
+        await save(ledger, one, due_at=NOW + 900, held="fcm")
+    assert await ledger.held() == {"fcm": 3}
+    assert await ledger.release_held("apns", now=NOW, limit=9) == 0
+    assert await ledger.release_held("fcm", now=NOW, limit=2) == 2
+    assert [c.record.id for c in await claim(ledger)] == ["urgent", "one"]
+    assert await ledger.held() == {"fcm": 1}
+
+
+async def test_cancelling(ledger: Ledger) -> None:
+    await accept(ledger, "waiting", "leased", "sending")
+    claims = {c.record.id: c for c in await claim(ledger)}
+    await save(ledger, claims["waiting"], due_at=NOW + 60)
+    assert (await ledger.cancel("waiting", "t", now=NOW)).status == "cancelled"
+    with pytest.raises(Conflict):
+        await ledger.cancel("waiting", "t", now=NOW)
+    with pytest.raises(NotFound):
+        await ledger.cancel("waiting", "other", now=NOW)
+    # Claimed and not begun: the claim is void at once.
+    await ledger.cancel("leased", "t", now=NOW)
+    with pytest.raises(LeaseLost):
+        await save(ledger, claims["leased"])
+    # Under way: its worker hears of it at its next write, and nothing further is tried.
+    record = claims["sending"].record
+    record.chain = ("sms", "email")
+    delivery = Delivery("d", 0, "sms", "sms", "+15551234567", due_at=NOW)
+    record.deliveries.append(delivery)
+    transitions.start(delivery, NOW)
+    assert not await save(ledger, claims["sending"], due_at=NOW + 30, release=False)
+    await ledger.cancel("sending", "t", now=NOW)
+    transitions.retry(record, delivery, NOW, 5.0, "busy", held=None)
+    assert await save(ledger, claims["sending"], due_at=NOW + 5)
+    assert (await ledger.get("sending")).status == "cancelled"
+    assert await claim(ledger, now=NOW + 1_000) == []
+    assert (await ledger.books()).cancelled == 3
+
+
+async def test_a_cancel_during_an_attempt_that_delivers_comes_too_late(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    one.record.chain = ("sms",)
+    delivery = Delivery("d", 0, "sms", "sms", "+15551234567", due_at=NOW)
+    one.record.deliveries.append(delivery)
+    transitions.start(delivery, NOW)
+    await save(ledger, one, due_at=NOW + 30, release=False)
+    await ledger.cancel("a", "t", now=NOW)
+    transitions.delivered(one.record, delivery, Receipt(201), NOW, 1.0)
+    await save(ledger, one)
+    assert (await ledger.get("a")).status == "delivered"
+
+
+async def test_pages_hold_everything_once_newest_first(ledger: Ledger) -> None:
+    await accept(ledger, *(f"n-{i:02}" for i in range(25)))
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await ledger.page("t", status=None, user_id="u", limit=10, cursor=cursor)
+        seen += [r.id for r in page.records]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [f"n-{i:02}" for i in reversed(range(25))]
+    assert (await ledger.page("t", status="delivered", user_id=None, limit=10, cursor=None)).records == []
+    assert (await ledger.page("other", status=None, user_id=None, limit=10, cursor=None)).records == []
+    with pytest.raises(Invalid):
+        await ledger.page("t", status=None, user_id=None, limit=10, cursor="1; DROP TABLE notifications")
+
+
+async def test_dead_letters_come_back_once(ledger: Ledger) -> None:
+    await accept(ledger, "a", "b", "old", due_at=NOW)
+    for one in await claim(ledger):
+        exhausted(one.record)
+        if one.record.id == "old":
+            one.record.expires_at = NOW - 1
+        assert one.record.status == "dead_lettered"
+        await save(ledger, one)
+    assert await ledger.dead_letter_count() == 3
+    letters, cursor = await ledger.dead_letters("t", provider="sms", error_code="20500", limit=2, cursor=None)
+    assert len(letters) == 2
+    assert cursor is not None
+    assert "+1555" not in letters[0].endpoint
+
+    async def replay(*, dry_run: bool = False, tenant: str = "t", rate: float | None = None) -> tuple[int, int, int]:
+        done = await ledger.replay(
+            tenant, ids=None, provider="sms", error_code=None, now=NOW, rate_per_s=rate, dry_run=dry_run, limit=10
+        )
+        return done.matched, done.replayed, len(done.skipped)
+
+    assert await replay(tenant="other") == (0, 0, 0)
+    assert await replay(dry_run=True) == (3, 2, 1)
+    assert await ledger.dead_letter_count() == 3
+    results = await asyncio.gather(*(replay(rate=0.1) for _ in range(10)))
+    assert sum(r[1] for r in results) == 2
+    assert await ledger.dead_letter_count() == 1
+    assert len(await claim(ledger, now=NOW)) == 1, "the second is due only ten seconds later"
+    assert len(await claim(ledger, now=NOW + 10)) == 1
+    assert (await ledger.books()).difference == 0
+
+
+async def test_users_devices_and_tombstones(ledger: Ledger) -> None:
+    device = Device("d", "android", "fcm", "token")
+    user = User("u", email="a@example.com", devices=(RegisteredDevice(device, NOW),))
+    assert await ledger.user("t", "u") is None
+    await ledger.put_users("t", [user], now=NOW, keep_devices=[False])
+    assert (await _user(ledger)).devices[0].device == device
+    assert await ledger.user("other", "u") is None
+    await ledger.put_users("t", [User("u", email="b@example.com")], now=NOW, keep_devices=[True])
+    assert (await _user(ledger)).email == "b@example.com"
+    assert len((await _user(ledger)).devices) == 1
+    stone = Tombstone("t", "u", "d", "fcm", at=NOW + 5, seen_at=NOW + 1, because="UNREGISTERED")
+    assert await ledger.invalidate([stone, stone]) == 1
+    assert (await _user(ledger)).devices[0].invalidated_at == NOW + 5
+    assert [s.because for s in await ledger.tombstones("t", limit=10)] == ["UNREGISTERED"]
+    assert await ledger.restore("t", user_id="u", provider=None, since=0.0, now=NOW + 9) == 1
+    assert (await _user(ledger)).devices[0].invalidated_at is None
+    assert (await ledger.tombstones("t", limit=10))[0].restored_at == NOW + 9
+    # A token that was put again after the attempt that found it gone is a new registration.
+    await ledger.put_device("t", "u", device, now=NOW + 10)
+    assert await ledger.invalidate([stone]) == 0
+    await ledger.delete_device("t", "u", "d")
+    with pytest.raises(NotFound):
+        await ledger.delete_device("t", "u", "d")
+    await ledger.delete_user("t", "u")
+    assert await ledger.user("t", "u") is None
+    with pytest.raises(NotFound):
+        await ledger.delete_user("t", "u")
+
+
+async def _user(ledger: Ledger) -> User:
+    user = await ledger.user("t", "u")
+    assert user is not None
+    return user
+
+
+async def test_a_user_has_only_so_many_devices(ledger: Ledger) -> None:
+    for n in range(100):
+        await ledger.put_device("t", "u", Device(f"d-{n}", "android", "fcm", "x"), now=NOW)
+    with pytest.raises(Conflict):
+        await ledger.put_device("t", "u", Device("one-more", "android", "fcm", "x"), now=NOW)
+    await ledger.put_device("t", "u", Device("d-7", "android", "fcm", "y"), now=NOW)
+
+
+async def test_keys_are_kept_as_hashes(ledger: Ledger) -> None:
+    key = ApiKey("k", "ci", "t", ("send",), b"\x01" * 32, NOW)
+    await ledger.put_key(key)
+    await ledger.put_key(msgspec.structs.replace(key, revoked_at=NOW + 1))
+    assert [(k.id, k.revoked_at) for k in await ledger.keys()] == [("k", NOW + 1)]
+
+
+async def test_the_books_name_what_is_missing(ledger: Ledger, tmp_path: Path) -> None:
+    await accept(ledger, "a", "b", "c")
+    _steal(tmp_path, "DELETE FROM notifications WHERE id = 'b'", "DELETE FROM accepted WHERE id = 'c'")
+    books = await ledger.books()
+    assert (books.missing, books.unknown) == (["b"], ["c"])
+    _steal(tmp_path, "DELETE FROM notifications WHERE id = 'c'")
+    assert (await ledger.books()).difference == 1
+
+
+def _steal(path: Path, *statements: str) -> None:
+    thief = apsw.Connection(str(path / "l.db"))
+    for statement in statements:
+        thief.execute(statement)
+    thief.close()
+
+
+async def test_it_is_all_there_after_opening_again(tmp_path: Path) -> None:
+    first = SqliteLedger(tmp_path / "l.db", clock=ManualClock())
+    await accept(first, "a")
+    await first.probe()
+    await first.aclose()
+    await first.aclose()
+    second = SqliteLedger(tmp_path / "l.db", clock=ManualClock())
+    assert (await second.get("a")).id == "a"
+    assert await second.backlog(now=NOW) == (1, NOW)
+    await second.aclose()
