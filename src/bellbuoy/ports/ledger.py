@@ -150,6 +150,10 @@ class NotificationLedger(Protocol):
         """Count what was accepted and what became of it, from the data."""
         ...
 
+    async def difference(self) -> int:
+        """The books' difference alone, without the looking into records that the whole books need."""
+        ...
+
     async def backlog(self, *, now: float) -> tuple[int, float | None]:
         """How many notifications are due, and the epoch second at which the oldest of them was accepted."""
         ...

@@ -171,6 +171,13 @@ class Notifications:
     async def books(self, tenant: str | None = None) -> Books:
         return await self._db.read(lambda connection: _books(connection, tenant), scan=True)
 
+    async def difference(self) -> int:
+        def count(connection: Connection) -> int:
+            sql = "SELECT (SELECT count(*) FROM accepted) - (SELECT count(*) FROM notifications)"
+            return int(connection.execute(sql).fetchall()[0][0])
+
+        return await self._db.read(count, scan=True)
+
     async def backlog(self, *, now: float) -> tuple[int, float | None]:
         def count(connection: Connection) -> tuple[int, float | None]:
             sql = "SELECT count(*), min(accepted_at) FROM notifications WHERE due_at <= ? AND owner IS NULL"

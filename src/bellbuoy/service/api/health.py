@@ -74,6 +74,6 @@ async def collect(context: Context) -> None:
         telemetry.queue_depth.labels("ledger").set(depth)
         telemetry.oldest_pending.set(max(0.0, now - oldest) if oldest is not None else 0.0)
         telemetry.dead_letters.set(await context.ledger.dead_letter_count())
-        telemetry.books_difference.set((await context.ledger.books()).difference)
+        telemetry.books_difference.set(await context.ledger.difference())
     except StoreError as error:
         telemetry.event("request_failed", path="/metrics", code=error.code)

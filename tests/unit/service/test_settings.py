@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.settings import load, outward_url, with_overrides
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_directory_runs() -> None:
+    settings = load()
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8470)
+    assert settings.database_path == Path("bellbuoy-data/bellbuoy.db")
+
+
+def test_the_environment_wins_over_the_file_and_options_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = written(tmp_path / "x.toml", '[server]\nport = 1\nhost = "127.0.0.2"\n[providers.smtp]\nfrom = "a@b.c"\n')
+    monkeypatch.setenv("BELLBUOY_SERVER__PORT", "2")
+    monkeypatch.setenv("BELLBUOY_PROVIDERS__SMS__FROM", "+15550001")
+    assert load(config).server.port == 2
+    assert load(config, {"server": {"port": 3}}).server.port == 3
+    assert load(config).server.host == "127.0.0.2"
+    assert load(config).providers.smtp.sender == "a@b.c"
+    assert load(config).providers.sms.sender == "+15550001"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nprot = 1", "did you mean server.port?"),
+        ("[sever]\nport = 1", "sever is no setting"),
+        ("[providers.fcm]\nprojectid = 'x'", "did you mean providers.fcm.project_id?"),
+        ("[breakers.fmc]\ntimeout_s = 1", "did you mean breakers.fcm?"),
+        ("[server]\nport = 'many'", "server.port"),
+        ("[server\n", "is not TOML"),
+        ("[providers.fcm]\nbase_url = 'http://example.com'", "https"),
+        ("[providers.fcm]\nbase_url = 'https://u:p@example.com'", "no user"),
+        ("[ledger]\nurl = 'mysql://x'", "sqlite:///"),
+        ("[retry]\nmax_delay_s = 0.5", "retry.max_delay_s"),
+        ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        load(written(tmp_path / "x.toml", text))
+
+
+def test_a_variable_that_names_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BELLBUOY_DATA__DRI", "/x")
+    with pytest.raises(ConfigurationError, match="did you mean BELLBUOY_DATA__DIR"):
+        load()
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path / "none.toml")
+
+
+def test_overrides_keep_the_rest_and_secrets() -> None:
+    settings = with_overrides(load(), {"providers": {"sms": {"auth_token": "s3cret", "account_sid": "AC"}}})
+    assert settings.providers.sms.auth_token is not None
+    assert settings.providers.sms.auth_token.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(settings)
+    again = with_overrides(settings, {"server": {"port": 9}})
+    assert again.providers.sms.auth_token is not None
+    assert again.providers.sms.auth_token.get_secret_value() == "s3cret"
+
+
+@pytest.mark.parametrize("url", ["https://example.com/", "http://127.0.0.1:1", "http://localhost:2", "http://[::1]:3"])
+def test_urls_that_may_be_called(url: str) -> None:
+    assert outward_url(url) == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.1", "ftp://example.com", "file:///etc/passwd", "http://127.1.example.com"]
+)
+def test_urls_that_may_not(url: str) -> None:
+    with pytest.raises(ValueError, match="https"):
+        outward_url(url)
