@@ -1,5 +1,5 @@
 # Everything here runs on a fresh machine with Python 3.11+ and make: the targets bootstrap .venv from the
-# hash-pinned locks themselves. BELLBUOY_ARGS goes to the commands, TESTS to pytest.
+# hash-pinned locks themselves. ARGS goes to the commands, TESTS to pytest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ $(VENV)/.dev: $(VENV)/.base requirements-dev.lock
 	touch $@
 
 serve: $(VENV)/.base
-	$(BIN)/bellbuoy serve --sandbox $(BELLBUOY_ARGS)
+	$(BIN)/bellbuoy serve --sandbox $(ARGS)
 
 test: $(VENV)/.dev
 	sh tests/install-servers.sh
@@ -46,7 +46,7 @@ lint: $(VENV)/.dev
 	touch $@
 
 bench: .venv-bench/.done
-	.venv-bench/bin/python bench/embedded.py $(BELLBUOY_ARGS)
+	.venv-bench/bin/python bench/embedded.py $(ARGS)
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" --extra service --extra sandbox

@@ -79,7 +79,7 @@ class ManualClock:
         return max(0.0, self._sleepers[0][0] - self._monotonic) if self._sleepers else None
 
     async def advance(self, delta_s: float, *, turns: int = 20) -> None:
-        """Let `delta_s` seconds pass, waking sleepers in order and giving the loop `turns` turns before and after each."""
+        """Let `delta_s` seconds pass, waking sleepers in order and giving the loop `turns` turns around each."""
         await _turn(turns)  # Whoever was about to sleep does so first.
         end = self._monotonic + delta_s
         while True:
