@@ -74,6 +74,8 @@ def test_what_it_says_to_people_and_to_programs(server: Server) -> None:
     assert json.loads(server.cli("audit", "--json"))["difference"] == 0
     assert "closed" in server.cli("breakers", "list")
     assert json.loads(server.cli("dead-letters", "list", "--json")) == {"items": []}
+    assert json.loads(server.cli("dead-letters", "--json")) == {"items": []}
+    assert "bootstrap" in server.cli("keys")
     assert json.loads(server.cli("tombstones", "list", "--json")) == {"items": []}
     made = json.loads(server.cli("keys", "create", "ci", "--scope", "send", "--json"))
     assert server.call("GET", "/v1/health", key=made["key"]).status == 403
@@ -90,7 +92,7 @@ def test_what_it_says_to_people_and_to_programs(server: Server) -> None:
     [
         (("explain", "nothing"), 1, "there is no notification"),
         (("send", "-f", "/no/such/file"), 2, "cannot be read"),
-        (("send",), 2, "--file"),
+        (("send",), 1, "standard input has no lines"),
         (("frobnicate",), 2, "No such command"),
         (("dead-letters", "replay"), 2, "--all"),
         (("status", "--url", "http://example.com"), 2, "https"),
@@ -101,7 +103,12 @@ def test_what_it_says_to_people_and_to_programs(server: Server) -> None:
 def test_errors_name_the_cure(server: Server, arguments: tuple[str, ...], status: int, says: str) -> None:
     environment = {"PATH": "/usr/bin:/bin", "BELLBUOY_URL": server.url, "BELLBUOY_API_KEY": KEY}
     done = subprocess.run(
-        [sys.executable, "-m", "bellbuoy", *arguments], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-m", "bellbuoy", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == status, done.stderr
     assert says in done.stderr

@@ -18,7 +18,7 @@ from bellbuoy.service.api.problems import document, problem
 from bellbuoy.service.api.schemas import BATCH_MAX, Batch
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024
-PAGE_MAX = 200
+PAGE_MAX = 1_000
 STATUSES: tuple[str, ...] = get_args(NotificationStatus)
 
 _batch = msgspec.json.Decoder(Batch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +24,10 @@ app = typer.Typer(
     name="bellbuoy", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
 )
 users_app = typer.Typer(no_args_is_help=True, help="Recipients and their devices.")
-keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
-letters_app = typer.Typer(no_args_is_help=True, help="Deliveries that ran out of attempts.")
-breakers_app = typer.Typer(no_args_is_help=True, help="Circuit breakers.")
-tombstones_app = typer.Typer(no_args_is_help=True, help="Tokens that their provider called gone.")
+keys_app = typer.Typer(help="API keys. Without a command: the list.")
+letters_app = typer.Typer(help="Deliveries that ran out of attempts. Without a command: the list.")
+breakers_app = typer.Typer(help="Circuit breakers. Without a command: the list.")
+tombstones_app = typer.Typer(help="Tokens that their provider called gone. Without a command: the list.")
 for name, group in (
     ("users", users_app),
     ("keys", keys_app),
@@ -43,7 +44,7 @@ Port = Annotated[int | None, typer.Option("--port", help="The port to listen on;
 Url = Annotated[str | None, typer.Option("--url", help="The service; else BELLBUOY_URL, else this machine's.")]
 Key = Annotated[str | None, typer.Option("--key", help="The API key; else BELLBUOY_API_KEY, else bootstrap.key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")]
 
 
 def main() -> None:
@@ -148,8 +149,8 @@ def sandbox(
 @app.command()
 def send(
     file: Annotated[
-        Path, typer.Option("-f", "--file", help="NDJSON, one notification a line; - reads standard input.")
-    ],
+        Path, typer.Option("-f", "--file", help="NDJSON, one notification a line; without it standard input.")
+    ] = Path("-"),
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
@@ -215,6 +216,24 @@ def doctor(config: Config = None, data_dir: DataDir = None, as_json: Json = Fals
     from bellbuoy.service.cli.doctor import examine
 
     sys.exit(asyncio.run(examine(_settings(config, data_dir), as_json=as_json)))
+
+
+def _listing(
+    ctx: typer.Context, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """A group of commands without one of them lists what it is about."""
+    if ctx.invoked_subcommand is None:
+        lists = {
+            "keys": keys_list,
+            "dead-letters": letters_list,
+            "breakers": breakers_list,
+            "tombstones": tombstones_list,
+        }
+        lists[ctx.info_name or ""](url=url, key=key, data_dir=data_dir, as_json=as_json)
+
+
+for group in (keys_app, letters_app, breakers_app, tombstones_app):
+    group.callback(invoke_without_command=True)(_listing)
 
 
 @keys_app.command("list")

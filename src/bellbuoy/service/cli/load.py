@@ -76,13 +76,16 @@ def _load(file: Path, post: Callable[[list[Numbered]], Any], what: str, *, as_js
 
 
 def _read(file: Path) -> list[Numbered]:
+    if str(file) == "-" and sys.stdin.isatty():
+        raise ConfigurationError("nothing to read", hint="name a file, or pipe NDJSON in")
     try:
         content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}", hint="check the path") from None
     lines = [(n, line) for n, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     if not lines:
-        raise BellbuoyError(f"{file} has no lines", hint="one JSON document a line")
+        where = "standard input" if str(file) == "-" else str(file)
+        raise BellbuoyError(f"{where} has no lines", hint="one JSON document a line")
     return lines
 
 
