@@ -64,7 +64,9 @@ class Guard:
         self.policies = policies
         # Each policy calls what it is given with what is left: the chain needs no function of its own per call.
         steps: list[Any] = [policy.call for policy in policies]
-        self._call: Callable[..., Coroutine[Any, Any, Any]] = functools.partial(*steps) if steps else _alone
+        self._call: Callable[..., Coroutine[Any, Any, Any]] = (
+            functools.partial(steps[0], *steps[1:]) if steps else _alone
+        )
         for mistake in mistakes(policies):
             warnings.warn(f"guard {name}: {mistake}", CompositionWarning, stacklevel=2)
 

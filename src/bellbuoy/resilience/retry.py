@@ -375,12 +375,13 @@ class Attempt:
 class _Progress:
     """One call on its way through its attempts."""
 
-    __slots__ = ("_before_s", "_began", "_reschedule_after_s", "_reservation", "_retry", "attempt")
+    __slots__ = ("_before_s", "_began", "_earlier", "_reschedule_after_s", "_reservation", "_retry", "attempt")
 
     def __init__(self, retry: Retry, reschedule_after_s: float | None = None) -> None:
         self._retry = retry
         self._reservation: Reservation | None = None
         self._began = True
+        self._earlier: str | None = None  # In words: the error itself would keep its frames alive.
         self._before_s: float | None = None
         self._reschedule_after_s = reschedule_after_s
         self.attempt = 1
@@ -421,8 +422,7 @@ class _Progress:
             self._give_up("final", error)
             return None
         wait_s = self._wait(error, retry_after_of(error))
-        if wait_s is not None and self.attempt > 1:
-            error.add_note(f"{retry.name}: attempt {self.attempt - 1} of {retry.settings.max_attempts}")
+        self._earlier = repr(error)
         return wait_s
 
     def returned(self, result: object) -> float | None:
@@ -453,7 +453,7 @@ class _Progress:
             self._reservation = retry._budget.reserve()
             if self._reservation is None:
                 self._give_up("budget", error)
-            return None
+                return None
         retry.events.emit(RetryScheduled(retry.name, retry._clock.time(), self.attempt, wait_s, repr(error)))
         self._before_s = wait_s
         self._began = False
@@ -463,7 +463,8 @@ class _Progress:
     def _give_up(self, because: str, error: Exception | None) -> None:
         retry = self._retry
         if error is not None and (because != "final" or self.attempt > 1):
-            error.add_note(f"{retry.name}: gave up after attempt {self.attempt} ({because})")
+            earlier = f"; the one before raised {self._earlier}" if self._earlier else ""
+            error.add_note(f"{retry.name}: gave up after attempt {self.attempt} ({because}){earlier}")
         retry.events.emit(RetryExhausted(retry.name, retry._clock.time(), self.attempt, because, repr(error)))
 
 

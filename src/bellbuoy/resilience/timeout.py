@@ -77,6 +77,11 @@ def surely_started(error: BaseException) -> None:
         error.never_started = False  # type: ignore[attr-defined]
 
 
+def _served(task: asyncio.Task[Any]) -> int:
+    """Requests to cancel `task` that it has seen. One still on its way to the next await must not be taken for ours."""
+    return task.cancelling() - int(getattr(task, "_must_cancel", False))
+
+
 class Timeout:
     """Cuts calls off after `timeout_s` seconds of `clock`.
 
@@ -129,9 +134,7 @@ class Timeout:
         loop = get_running_loop()
         task = current_task(loop)
         assert task is not None, "a timeout needs a task to cancel"
-        cancelling = task.cancelling()
-        if cancelling and getattr(task, "_must_cancel", False):
-            cancelling -= 1  # A cancellation is on its way to the next await; it must not be taken for ours.
+        cancelling = task.cancelling() and _served(task)
         watch = Watch(task)
         if self._system and limit_s >= EXACT_BELOW_S:
             wheel = self._wheel

@@ -1,200 +1,572 @@
+"""The breaker's states, its permits, and everything that must not move it."""
+
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Callable
 
 import pytest
 
 from bellbuoy.clock import ManualClock
-from bellbuoy.errors import BulkheadFull, CircuitOpen, CredentialRejected, OutcomeUnknown, Permanent, Transient
-from bellbuoy.resilience import BreakerSettings, CircuitBreaker, CircuitEvent
-
-SETTINGS = BreakerSettings(
-    failure_threshold=3, recovery_timeout_s=10, monitoring_window_s=60, success_threshold=2, timeout_s=5
+from bellbuoy.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    CredentialRejected,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    Permanent,
+    RecipientGone,
+    TimeoutExceeded,
+    Transient,
 )
-DOWN = Transient("down")
+from bellbuoy.resilience import APNS, FCM, MONGODB, REDIS, BreakerSettings, CircuitBreaker, CircuitOpened, State
+from bellbuoy.resilience.classify import Verdict
+from tests.unit.resilience.support import Scene, fail, hang, ok, settle
 
 
-class Bench:
-    """A breaker on a clock that stands still, and what it told."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.events: list[CircuitEvent] = []
-        self.breaker = CircuitBreaker("x", SETTINGS, clock=self.clock, on_event=self.events.append)
-
-    def fail(self, times: int = 1, error: Exception = DOWN) -> None:
-        for _ in range(times):
-            self.breaker.admit().failure(error)
-
-    def names(self) -> list[str]:
-        return [type(event).__name__ for event in self.events]
+async def test_opens_at_the_threshold_and_not_before() -> None:
+    scene = Scene()
+    scene.fail(2)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+    assert scene.events == [CircuitOpened("them", 1_800_000_000.0, 3, 10.0, "failures")]
+    with pytest.raises(CircuitOpen) as refusal:
+        scene.breaker.admit()
+    assert refusal.value.retry_after_s == 10.0
 
 
-@pytest.fixture
-def bench() -> Bench:
-    return Bench()
+async def test_refusal_counts_down() -> None:
+    scene = Scene()
+    scene.fail()
+    await scene.clock.advance(4.0, turns=0)
+    with pytest.raises(CircuitOpen) as refusal:
+        await scene.breaker.call(ok)
+    assert refusal.value.retry_after_s == 6.0
 
 
-async def test_it_opens_at_the_threshold_and_says_when_to_come_back(bench: Bench) -> None:
-    bench.fail(2)
-    assert bench.breaker.state == "closed"
-    bench.fail()
-    assert bench.breaker.state == "open"
-    await bench.clock.advance(4)
-    with pytest.raises(CircuitOpen) as refused:
-        bench.breaker.admit()
-    assert refused.value.retry_after_s == pytest.approx(6)
-    assert bench.names() == ["CircuitOpened"]
+async def test_failures_older_than_the_window_never_count() -> None:
+    scene = Scene()
+    scene.fail(2)
+    await scene.clock.advance(60.0, turns=0)
+    scene.fail(2)
+    assert scene.state() is State.CLOSED
+    assert scene.breaker.snapshot().failure_count == 2
+    scene.fail(1)
+    assert scene.state() is State.OPEN
 
 
-async def test_failures_older_than_the_window_do_not_count(bench: Bench) -> None:
-    bench.fail(2)
-    await bench.clock.advance(60)
-    bench.fail(2)
-    assert bench.breaker.state == "closed"
-    assert bench.breaker.snapshot().failure_count == 2
+async def test_failure_just_inside_the_window_counts() -> None:
+    scene = Scene()
+    scene.fail(2)
+    await scene.clock.advance(59.9, turns=0)
+    scene.fail(1)
+    assert scene.state() is State.OPEN
 
 
-async def test_a_jump_of_the_wall_clock_changes_nothing(bench: Bench) -> None:
-    bench.fail(3)
-    bench.clock.jump(3_600)
-    assert bench.breaker.state == "open"
-    bench.clock.jump(-7_200)
-    await bench.clock.advance(10)
-    assert bench.breaker.state == "half_open"
+async def test_successes_between_failures_do_not_hide_them() -> None:
+    scene = Scene()
+    for _ in range(3):
+        scene.fail(1)
+        if scene.state() is State.CLOSED:
+            await scene.breaker.call(ok)
+    assert scene.state() is State.OPEN
 
 
-async def test_half_open_admits_no_more_probes_than_it_needs(bench: Bench) -> None:
-    bench.fail(3)
-    await bench.clock.advance(10)
-    first, second = bench.breaker.admit(), bench.breaker.admit()
-    for _ in range(100):
-        with pytest.raises(CircuitOpen):
-            bench.breaker.admit()
-    first.success()
+async def test_closes_after_enough_probes() -> None:
+    scene = Scene()
+    await scene.half_open()
+    assert scene.state() is State.HALF_OPEN
+    scene.succeed(1)
+    assert (scene.breaker.state, scene.breaker.snapshot().success_count) == (State.HALF_OPEN, 1)
+    scene.succeed(1)
+    assert scene.state() is State.CLOSED
+    assert scene.story == ["CircuitOpened", "CircuitHalfOpened", "CircuitClosed"]
+    assert scene.breaker.snapshot().failure_count == 0
+
+
+async def test_a_failed_probe_opens_it_for_the_whole_time_again() -> None:
+    scene = Scene()
+    await scene.half_open()
+    scene.succeed(1)
+    scene.fail(1)
+    assert scene.breaker.retry_after_s == 10.0
+    await scene.clock.advance(10.0, turns=0)
+    scene.succeed(1)
+    assert scene.state() is State.HALF_OPEN  # The success before the failure is not carried over.
+
+
+async def test_half_open_admits_as_many_as_must_succeed() -> None:
+    scene = Scene()
+    await scene.half_open()
+    results = await asyncio.gather(*(scene.breaker.call(_later, ok) for _ in range(50)), return_exceptions=True)
+    assert results.count("fine") == 2
+    refusals = [one for one in results if isinstance(one, CircuitOpen)]
+    assert len(refusals) == 48
+    assert {one.retry_after_s for one in refusals} == {1.0}
+    assert scene.state() is State.CLOSED
+
+
+async def _later(fn: Callable[[], object]) -> object:
+    await asyncio.sleep(0)
+    return await fn()  # type: ignore[misc]
+
+
+async def test_a_cancelled_probe_frees_its_place_and_says_nothing() -> None:
+    scene = Scene()
+    await scene.half_open()
+    probes = [asyncio.create_task(scene.breaker.call(hang)) for _ in range(2)]
+    await settle()
     with pytest.raises(CircuitOpen):
-        bench.breaker.admit()
-    second.success()
-    assert bench.breaker.state == "closed"
-    assert bench.names() == ["CircuitOpened", "CircuitHalfOpened", "CircuitClosed"]
+        scene.breaker.admit()
+    for probe in probes:
+        probe.cancel()
+    await asyncio.gather(*probes, return_exceptions=True)
+    assert scene.state() is State.HALF_OPEN
+    scene.succeed(2)
+    assert scene.state() is State.CLOSED
 
 
-async def test_one_failed_probe_opens_it_again(bench: Bench) -> None:
-    bench.fail(3)
-    await bench.clock.advance(10)
-    bench.breaker.admit().success()
-    bench.breaker.admit().failure(DOWN)
-    assert bench.breaker.state == "open"
-    assert bench.breaker.retry_after_s == pytest.approx(10)
+async def test_cancelled_calls_never_open_it() -> None:
+    scene = Scene()
+    calls = [asyncio.create_task(scene.breaker.call(hang)) for _ in range(10)]
+    await settle()
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(one, asyncio.CancelledError) for one in await asyncio.gather(*calls, return_exceptions=True))
+    assert scene.breaker.snapshot().failure_count == 0
 
 
-async def test_a_late_result_changes_nothing(bench: Bench) -> None:
-    early, late_failure = bench.breaker.admit(), bench.breaker.admit()
-    bench.fail(3)
-    early.success()
-    assert bench.breaker.state == "open"
-    await bench.clock.advance(10)
-    probe = bench.breaker.admit()
-    late_failure.failure(DOWN)
-    assert bench.breaker.state == "half_open"
-    probe.success()
-    bench.breaker.admit().success()
-    assert bench.breaker.state == "closed"
+async def test_a_late_success_does_not_close_it() -> None:
+    scene = Scene(success_threshold=1)
+    late = scene.breaker.admit()
+    await scene.half_open()
+    probe = scene.breaker.admit()
+    late.success()
+    assert scene.state() is State.HALF_OPEN
+    probe.failure(ConnectionError())
+    late.success()
+    assert scene.state() is State.OPEN
 
 
-async def test_a_permit_counts_once(bench: Bench) -> None:
-    permit = bench.breaker.admit()
-    for _ in range(10):
-        permit.failure(DOWN)
-    assert bench.breaker.snapshot().failure_count == 1
+async def test_a_late_failure_neither_reopens_nor_extends() -> None:
+    scene = Scene()
+    late = [scene.breaker.admit() for _ in range(3)]
+    stragglers = [asyncio.create_task(scene.breaker.call(_fail_after, scene.clock, 4.0)) for _ in range(3)]
+    await settle()
+    scene.fail()
+    await scene.clock.advance(4.0)
+    assert [type(task.exception()) for task in stragglers] == [ConnectionError] * 3
+    assert scene.breaker.retry_after_s == 6.0
+    await scene.clock.advance(6.0, turns=0)
+    scene.succeed(2)
+    for permit in late:
+        permit.failure(ConnectionError())
+    assert (scene.breaker.state, scene.breaker.snapshot().failure_count) == (State.CLOSED, 0)
 
 
-async def test_a_hung_probe_gives_its_place_away(bench: Bench) -> None:
-    bench.fail(3)
-    await bench.clock.advance(10)
-    hung = [bench.breaker.admit(), bench.breaker.admit()]
-    await bench.clock.advance(2 * SETTINGS.timeout_s)
-    bench.breaker.admit().success()
-    bench.breaker.admit().success()
-    assert bench.breaker.state == "closed"
+async def _fail_after(clock: ManualClock, delay_s: float) -> None:
+    await clock.sleep(delay_s)
+    raise ConnectionError
+
+
+async def test_a_stale_probe_takes_no_place_in_the_next_round() -> None:
+    scene = Scene()
+    await scene.half_open()
+    stale, failing = scene.breaker.admit(), scene.breaker.admit()
+    failing.failure(ConnectionError())
+    await scene.clock.advance(10.0, turns=0)
+    fresh = [scene.breaker.admit(), scene.breaker.admit()]
+    stale.success()
+    with pytest.raises(CircuitOpen):
+        scene.breaker.admit()
+    fresh[0].success()
+    assert scene.state() is State.HALF_OPEN
+
+
+async def test_a_hung_probe_is_given_up_and_counts_against() -> None:
+    scene = Scene()
+    await scene.half_open()
+    hung = [scene.breaker.admit(), scene.breaker.admit()]
+    await scene.clock.advance(9.9, turns=0)
+    with pytest.raises(CircuitOpen, match="tested"):
+        scene.breaker.admit()
+    await scene.clock.advance(0.1, turns=0)
+    with pytest.raises(CircuitOpen):
+        scene.breaker.admit()
+    assert isinstance(scene.events[-1], CircuitOpened)
+    assert scene.events[-1].reason == "lease"
+    await scene.clock.advance(10.0, turns=0)
     for permit in hung:
-        permit.failure(DOWN)
-    assert bench.breaker.snapshot().failure_count == 0
+        permit.success()
+    scene.succeed(2)
+    assert scene.state() is State.CLOSED
+
+
+async def test_a_permit_reports_once() -> None:
+    scene = Scene()
+    permit = scene.breaker.admit()
+    for _ in range(5):
+        permit.failure(ConnectionError())
+    assert scene.breaker.snapshot().failure_count == 1
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "counts"),
     [
-        Permanent("bad request"),
-        Transient("slow down", throttled=True),
-        CredentialRejected("who are you"),
-        BulkheadFull("full"),
-        asyncio.CancelledError(),
+        (ConnectionError(), True),
+        (TimeoutError(), True),
+        (TimeoutExceeded("late"), True),
+        (TimeoutExceeded("never admitted", started=False), False),
+        (OSError(), True),
+        (Transient("503"), True),
+        (Transient("429", throttled=True), False),
+        (OutcomeUnknown("cut"), True),
+        (Permanent("bad request"), False),
+        (RecipientGone("gone"), False),
+        (CredentialRejected("key"), False),
+        (CircuitOpen("another"), False),
+        (BulkheadFull("full"), False),
+        (DeadlineExceeded("past"), False),
+        (ValueError("a bug"), True),
+        (KeyboardInterrupt(), False),
     ],
-    ids=lambda e: type(e).__name__,
 )
-async def test_what_is_not_the_dependency_s_fault_never_opens_it(bench: Bench, error: BaseException) -> None:
-    for _ in range(100):
-        bench.breaker.admit().failure(error)
-    assert bench.breaker.state == "closed"
-
-
-@pytest.mark.parametrize("error", [OutcomeUnknown("?"), TimeoutError(), ConnectionResetError(), OSError()], ids=repr)
-async def test_what_is_its_fault_opens_it(bench: Bench, error: Exception) -> None:
-    bench.fail(3, error)
-    assert bench.breaker.state == "open"
-
-
-async def test_a_cancelled_probe_neither_closes_nor_opens(bench: Bench) -> None:
-    bench.fail(3)
-    await bench.clock.advance(10)
-
-    async def forever() -> None:
-        await asyncio.Event().wait()
-
-    probe = asyncio.create_task(bench.breaker.call(forever))
-    await asyncio.sleep(0)
-    probe.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await probe
-    assert bench.breaker.state == "half_open"
-    assert len([bench.breaker.admit(), bench.breaker.admit()]) == 2
-
-
-async def test_by_hand(bench: Bench) -> None:
-    bench.breaker.isolate()
-    await bench.clock.advance(10_000)
-    with pytest.raises(CircuitOpen) as refused:
-        bench.breaker.admit()
-    assert refused.value.retry_after_s is None
-    assert bench.breaker.snapshot().retry_after_s is None
-    bench.breaker.close()
-    bench.breaker.admit().success()
-    bench.fail(3)
-    bench.breaker.reset()
-    assert (bench.breaker.state, bench.breaker.snapshot().failure_count) == ("closed", 0)
-
-
-async def test_settings_change_without_forgetting(bench: Bench) -> None:
-    bench.fail(2)
-    bench.breaker.configure(SETTINGS.replace(failure_threshold=5))
-    bench.fail(2)
-    assert bench.breaker.state == "closed"
-    bench.fail()
-    assert bench.breaker.state == "open"
-    with pytest.raises(ValueError, match="failure_threshold"):
-        SETTINGS.replace(failure_threshold=0)
-
-
-async def test_a_call_returns_or_raises_what_it_does(bench: Bench) -> None:
-    async def answer(x: int) -> int:
-        if x < 0:
-            raise DOWN
-        return x
-
-    assert await bench.breaker.call(answer, 7) == 7
+async def test_what_counts(error: BaseException, counts: bool) -> None:
+    scene = Scene()
     for _ in range(3):
-        with pytest.raises(Transient):
-            await bench.breaker.call(answer, -1)
+        with pytest.raises(type(error)):
+            await scene.breaker.call(fail, error)
+    assert (scene.state() is State.OPEN) is counts
+
+
+@pytest.mark.parametrize("error", [CredentialRejected("key"), BulkheadFull("full")])
+async def test_what_says_nothing_neither_closes_nor_opens_it_half_open(error: Exception) -> None:
+    scene = Scene(success_threshold=1)
+    await scene.half_open()
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            await scene.breaker.call(fail, error)
+    assert scene.state() is State.HALF_OPEN
+
+
+@pytest.mark.parametrize("error", [Permanent("bad request"), Transient("429", throttled=True)])
+async def test_an_answer_that_shows_health_closes_it(error: Exception) -> None:
+    scene = Scene(success_threshold=1)
+    await scene.half_open()
+    with pytest.raises(type(error)):
+        await scene.breaker.call(fail, error)
+    assert scene.state() is State.CLOSED
+
+
+async def test_wall_clock_jumps_change_nothing() -> None:
+    scene = Scene()
+    scene.fail(2)
+    scene.clock.jump(86_400.0)
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+    scene.clock.jump(-3 * 86_400.0)
+    await scene.clock.advance(9.0, turns=0)
+    assert scene.breaker.retry_after_s == 1.0
+    await scene.clock.advance(1.0, turns=0)
+    assert scene.state() is State.HALF_OPEN
+
+
+async def test_by_hand() -> None:
+    scene = Scene()
+    scene.breaker.isolate()
+    await scene.clock.advance(3_600.0, turns=0)
+    with pytest.raises(CircuitOpen) as refusal:
+        await scene.breaker.call(ok)
+    assert refusal.value.retry_after_s is None
+    snapshot = scene.breaker.snapshot()
+    assert (snapshot.state, snapshot.opened_at, snapshot.retry_after_s) == (State.ISOLATED, 1_800_000_000.0, None)
+    scene.breaker.close()
+    assert await scene.breaker.call(ok) == "fine"
+    scene.fail()
+    scene.breaker.reset()
+    assert scene.breaker.snapshot() == CircuitBreaker("fresh").snapshot()
+    assert scene.story == ["CircuitIsolated", "CircuitClosed", "CircuitOpened", "CircuitClosed"]
+
+
+async def test_a_call_that_began_before_isolation_does_not_end_it() -> None:
+    scene = Scene()
+    permit = scene.breaker.admit()
+    scene.breaker.isolate()
+    permit.success()
+    assert scene.state() is State.ISOLATED
+
+
+async def test_reading_changes_nothing() -> None:
+    scene = Scene()
+    await scene.half_open()
+    for _ in range(3):
+        assert scene.breaker.snapshot().state is State.HALF_OPEN
+        assert scene.state() is State.HALF_OPEN
+    assert scene.story == ["CircuitOpened"]
+    assert scene.breaker.snapshot().opened_at == 1_800_000_000.0
+
+
+async def test_disabled_admits_everything_and_learns_nothing() -> None:
+    scene = Scene()
+    scene.breaker.disable()
+    scene.fail(10)
+    assert (scene.breaker.state, scene.breaker.snapshot().failure_count) == (State.DISABLED, 0)
+    assert await scene.breaker.call(ok) == "fine"
+
+
+async def test_shadow_tells_and_refuses_nothing() -> None:
+    scene = Scene(shadow=True)
+    scene.fail()
+    assert scene.state() is State.OPEN
+    assert isinstance(scene.events[0], CircuitOpened)
+    assert scene.events[0].shadow
+    assert await scene.breaker.call(ok) == "fine"
+    await scene.clock.advance(10.0, turns=0)
+    probes = [scene.breaker.admit() for _ in range(10)]
+    assert sum(permit.probe for permit in probes) == 2
+    for permit in probes:
+        permit.success()
+    assert scene.state() is State.CLOSED
+
+
+async def test_consecutive_failures() -> None:
+    scene = Scene(consecutive=True)
+    for _ in range(10):
+        scene.fail(2)
+        assert await scene.breaker.call(ok) == "fine"
+    assert scene.state() is State.CLOSED
+    scene.fail(2)
+    await scene.clock.advance(1_000.0, turns=0)
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+@pytest.mark.parametrize("window_calls", [None, 20])
+async def test_failure_ratio_needs_enough_calls(window_calls: int | None) -> None:
+    scene = Scene(failure_ratio=0.5, minimum_calls=10, window_calls=window_calls)
+    scene.fail(9)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_failure_ratio_counts_successes() -> None:
+    scene = Scene(failure_ratio=0.5, minimum_calls=10)
+    for _ in range(12):
+        await scene.breaker.call(ok)
+    scene.fail(11)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_slow_calls_open_it() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=4)
+    for _ in range(2):
+        await scene.breaker.call(ok)
+    permits = [scene.breaker.admit() for _ in range(2)]
+    await scene.clock.advance(1.5, turns=0)
+    permits[0].success()
+    assert scene.state() is State.OPEN
+    event = scene.events[0]
+    assert isinstance(event, CircuitOpened)
+    assert event.reason == "slow_calls"
+
+
+async def test_calls_still_running_are_slow_already() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=4)
+    hung = [scene.breaker.admit() for _ in range(4)]
+    await scene.clock.advance(1.1, turns=0)
     with pytest.raises(CircuitOpen):
-        await bench.breaker.call(answer, 7)
+        scene.breaker.admit()
+    for permit in hung:
+        permit.success()
+    assert scene.state() is State.OPEN
+
+
+async def test_a_running_slow_call_is_counted_once() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=4)
+    slow = scene.breaker.admit()
+    await scene.clock.advance(1.1, turns=0)
+    scene.succeed(1)
+    slow.success()
+    scene.succeed(2)
+    # One slow among four: had it been counted twice, it would be two among five... and two among four on the way.
+    assert scene.state() is State.CLOSED
+
+
+async def test_cancelled_calls_are_not_slow_calls() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=2)
+    dropped = [scene.breaker.admit() for _ in range(5)]
+    for permit in dropped:
+        permit.drop()
+    await scene.clock.advance(5.0, turns=0)
+    scene.succeed(5)
+    assert scene.state() is State.CLOSED
+
+
+async def test_a_slow_probe_counts_against() -> None:
+    scene = Scene(slow_call_s=1.0)
+    await scene.half_open()
+    probe = scene.breaker.admit()
+    await scene.clock.advance(2.0, turns=0)
+    probe.success()
+    assert scene.state() is State.OPEN
+
+
+async def test_open_time_grows_is_capped_and_begins_anew() -> None:
+    scene = Scene(reopen_multiplier=2.0, recovery_timeout_s_max=35.0)
+    scene.fail()
+    waits = []
+    for _ in range(5):
+        wait = scene.breaker.retry_after_s
+        assert wait is not None
+        waits.append(wait)
+        await scene.clock.advance(wait, turns=0)
+        scene.fail(1)
+    assert waits == [10.0, 20.0, 35.0, 35.0, 35.0]
+    await scene.clock.advance(35.0, turns=0)
+    scene.succeed(2)
+    scene.fail()
+    assert scene.breaker.retry_after_s == 10.0
+
+
+def test_open_time_jitter_only_adds_and_never_overflows() -> None:
+    settings = BreakerSettings(reopen_multiplier=3.0, recovery_jitter=0.2, recovery_timeout_s_max=600.0)
+    rng = random.Random(1)
+    waits = [settings.open_s(0, rng) for _ in range(200)]
+    assert all(60.0 <= wait <= 72.0 for wait in waits)
+    assert max(waits) - min(waits) > 6
+    assert 600.0 <= settings.open_s(10**6, rng) <= 720.0
+
+
+async def test_recovery_is_ramped() -> None:
+    scene = Scene(ramp_s=10.0, ramp_start=0.1, success_threshold=1)
+    await scene.half_open()
+    scene.succeed(1)
+    admitted = []
+    for _ in range(10):
+        admitted.append(sum(_admitted(scene) for _ in range(100)))
+        await scene.clock.advance(1.0, turns=0)
+    assert all(abs(many - (10 + 9 * second)) <= 2 for second, many in enumerate(admitted))
+    assert sum(_admitted(scene) for _ in range(100)) == 100
+    assert scene.breaker.snapshot().admitted_share == 1.0
+
+
+def _admitted(scene: Scene) -> bool:
+    try:
+        scene.breaker.admit().success()
+    except CircuitOpen:
+        return False
+    return True
+
+
+async def test_close_ratio_allows_some_probes_to_fail() -> None:
+    scene = Scene(success_threshold=4, close_ratio=0.8)
+    await scene.half_open()
+    scene.fail(1)
+    scene.succeed(3)
+    assert scene.state() is State.HALF_OPEN
+    scene.succeed(1)
+    assert scene.state() is State.CLOSED
+    await scene.half_open()
+    scene.fail(2)
+    assert scene.breaker.retry_after_s == 10.0
+
+
+async def test_reconfigured_it_keeps_what_it_knows() -> None:
+    scene = Scene()
+    scene.fail(2)
+    scene.breaker.configure(scene.breaker.settings.replace(failure_threshold=4))
+    scene.fail(1)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+    scene.breaker.configure(scene.breaker.settings.replace(recovery_timeout_s=30.0))
+    assert scene.breaker.retry_after_s == 30.0
+    scene.breaker.configure(scene.breaker.settings.replace(failure_ratio=0.5, slow_call_s=1.0))
+    assert scene.state() is State.OPEN
+
+
+async def test_results_can_be_bad() -> None:
+    def judge(outcome: object) -> Verdict:
+        return Verdict.FAIL if outcome == "bad" else Verdict.OK
+
+    breaker = CircuitBreaker("them", BreakerSettings(2), classifier=judge, judge_results=True)
+    assert [await breaker.call(ok, "bad"), await breaker.call(ok, "good")] == ["bad", "good"]
+    assert breaker.snapshot().state is State.CLOSED
+    await breaker.call(ok, "bad")
+    assert breaker.snapshot().state is State.OPEN
+
+
+async def test_decorates_both_kinds_of_functions() -> None:
+    breaker = CircuitBreaker("them", BreakerSettings(1))
+
+    @breaker
+    async def double(x: int) -> int:
+        return 2 * x
+
+    @breaker
+    def halve(x: int) -> float:
+        return 1 / x
+
+    assert (await double(4), halve(2)) == (8, 0.5)
+    with pytest.raises(ZeroDivisionError):
+        halve(0)
+    with pytest.raises(CircuitOpen):
+        await double(1)
+    assert double.__name__ == "double"
+
+
+async def test_events_as_a_stream() -> None:
+    scene = Scene()
+    stream = scene.breaker.stream(keep_max=2)
+    reading = asyncio.ensure_future(anext(stream))
+    await settle()
+    scene.fail()
+    assert type(await reading).__name__ == "CircuitOpened"
+    scene.breaker.isolate()
+    scene.breaker.close()
+    scene.breaker.isolate()
+    stream.close()
+    assert [type(event).__name__ async for event in stream] == ["CircuitClosed", "CircuitIsolated"]
+    assert stream.lost == 1
+
+
+async def test_a_listener_that_raises_does_not_harm(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: object) -> None:
+        raise RuntimeError("no")
+
+    breaker = CircuitBreaker("them", BreakerSettings(1), on_event=broken)
+    with pytest.raises(ConnectionError):
+        await breaker.call(fail)
+    assert breaker.snapshot().state is State.OPEN
+    assert "listener failed" in caplog.text
+
+
+def test_the_ready_made_numbers() -> None:
+    numbers = [
+        (one.failure_threshold, one.recovery_timeout_s, one.monitoring_window_s, one.success_threshold, one.timeout_s)
+        for one in (FCM, APNS, MONGODB, REDIS)
+    ]
+    assert numbers == [(5, 60, 300, 3, 10), (3, 30, 180, 2, 15), (8, 20, 120, 5, 5), (10, 10, 60, 3, 2)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"failure_threshold": 0},
+        {"recovery_timeout_s": -1.0},
+        {"timeout_s": float("nan")},
+        {"failure_ratio": 0.0},
+        {"close_ratio": 1.1},
+        {"reopen_multiplier": 0.9},
+        {"recovery_jitter": -0.1},
+        {"ramp_s": -1.0},
+    ],
+)
+def test_numbers_that_make_no_sense(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        BreakerSettings().replace(**wrong)

@@ -1,0 +1,166 @@
+"""The retry budget, and policies put together."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from random import Random
+
+import pytest
+
+from bellbuoy.clock import ManualClock
+from bellbuoy.errors import CircuitOpen, TimeoutExceeded
+from bellbuoy.resilience import (
+    BreakerSettings,
+    Bulkhead,
+    CircuitBreaker,
+    CompositionWarning,
+    Guard,
+    Policy,
+    Retry,
+    RetryBudget,
+    RetrySettings,
+    State,
+    Timeout,
+)
+from tests.unit.resilience.support import fail, hang, ok, settle
+
+
+def test_budget_is_a_share_of_the_calls_and_a_floor() -> None:
+    budget = RetryBudget(ratio=0.2, per_second_min=0.5, window_s=10.0, clock=ManualClock())
+    for _ in range(50):
+        budget.called()
+    granted = [budget.reserve() for _ in range(30)]
+    assert sum(one is not None for one in granted) == 0.2 * 50 + 0.5 * 10
+
+
+async def test_budget_forgets_after_its_window() -> None:
+    clock = ManualClock()
+    budget = RetryBudget(ratio=0.0, per_second_min=0.1, clock=clock)
+    first = budget.reserve()
+    assert first is not None
+    assert budget.reserve() is None
+    first.release()
+    assert budget.reserve() is None
+    await clock.advance(10.0, turns=0)
+    assert budget.reserve() is not None
+
+
+def test_budget_bounds_what_runs_at_once() -> None:
+    budget = RetryBudget(concurrency_max=2, clock=ManualClock())
+    first, second = budget.reserve(), budget.reserve()
+    assert first is not None
+    assert second is not None
+    assert budget.reserve() is None
+    for _ in range(3):
+        first.refund()
+    assert budget.running == 1
+    assert budget.reserve() is not None
+
+
+async def test_the_guard_puts_policies_in_order() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("them", BreakerSettings(5), clock=clock)
+    bulkhead, timeout = Bulkhead("them", concurrency_max=1, clock=clock), Timeout(1.0, clock=clock)
+    retry = Retry(RetrySettings(jitter_factor=0.0), clock=clock, rng=Random(1))
+    guard = Guard("them", retry, bulkhead, breaker, timeout)
+    assert (guard.retry, guard.bulkhead, guard.breaker, guard.timeout) == (retry, bulkhead, breaker, timeout)
+    assert await guard.call(ok, "x") == "x"
+    call = asyncio.create_task(guard.call(hang))
+    await settle()
+    await clock.advance(1.0)
+    assert (bulkhead.active, breaker.snapshot().failure_count) == (0, 1)  # It waits outside the bulkhead.
+    await clock.advance(10.0)
+    assert isinstance(call.exception(), TimeoutExceeded)
+    assert breaker.snapshot().failure_count == 3
+
+
+async def test_an_open_breaker_ends_the_retrying() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("them", BreakerSettings(2), clock=clock)
+    guard = Guard("them", Retry(RetrySettings(10), clock=clock), breaker)
+    call = asyncio.create_task(guard.call(fail))
+    await settle()
+    await clock.advance(100.0)
+    assert isinstance(call.exception(), CircuitOpen)
+    assert breaker.snapshot().state is State.HALF_OPEN
+
+
+async def test_an_empty_guard_and_a_decorated_function() -> None:
+    assert await Guard("none").call(ok, "x") == "x"
+
+    @Guard("them", Timeout(5.0))
+    async def double(x: int) -> int:
+        return 2 * x
+
+    assert await double(3) == 6
+    assert Guard("none").breaker is None
+
+
+_clock = ManualClock()
+_policies: dict[str, Policy] = {
+    "retry": Retry(),
+    "bulkhead": Bulkhead("b", concurrency_max=1),
+    "breaker": CircuitBreaker("c"),
+    "timeout": Timeout(1.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("order", "complaint"),
+    [
+        ("breaker retry", "one outcome for all attempts"),
+        ("bulkhead retry", "keeps its place"),
+        ("timeout breaker", "counts no cancelled call"),
+        ("timeout timeout", "same policy"),
+    ],
+)
+def test_orders_that_defeat_a_policy_are_warned_of(order: str, complaint: str) -> None:
+    with pytest.warns(CompositionWarning, match=complaint):
+        Guard("odd", *(_policies[name] for name in order.split()))
+
+
+def test_two_retries_multiply() -> None:
+    with pytest.warns(CompositionWarning, match="multiply"):
+        Guard("odd", Retry(), Retry())
+
+
+@pytest.mark.parametrize("order", ["retry bulkhead breaker timeout", "timeout retry bulkhead", "breaker timeout"])
+def test_orders_that_make_sense_are_not(order: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Guard("fine", *(_policies[name] for name in order.split()))
+
+
+async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None:
+    from bellbuoy.resilience.timer import wheel_of
+
+    bulkhead = Bulkhead("them", concurrency_max=500, queue_max=10_000, wait_s_max=60.0)
+    budget = RetryBudget()
+    breaker = CircuitBreaker("them")
+    guard = Guard("them", Retry(budget=budget), bulkhead, breaker, Timeout(30.0))
+    rng = Random(3)
+
+    async def work() -> str:
+        for _ in range(rng.randrange(5)):
+            await asyncio.sleep(0)
+        return "fine"
+
+    before = asyncio.all_tasks()
+    calls = [asyncio.create_task(guard.call(work)) for _ in range(10_000)]
+    await asyncio.sleep(0)
+    doomed = rng.sample(calls, 5_000)
+    for call in doomed[:2_500]:
+        call.cancel()
+    await asyncio.sleep(0)
+    for call in doomed[2_500:]:
+        call.cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(one == "fine" or isinstance(one, asyncio.CancelledError) for one in results)
+    assert results.count("fine") >= 5_000
+    assert (bulkhead.active, bulkhead.waiting, budget.running) == (0, 0, 0)
+    assert breaker.snapshot().failure_count == 0
+    assert asyncio.all_tasks() == before
+    loop = asyncio.get_running_loop()
+    assert wheel_of(loop).watching == 0
+    assert sum(not handle.cancelled() for handle in loop._scheduled) <= 2  # type: ignore[attr-defined]
