@@ -223,7 +223,7 @@ def _listing(
 ) -> None:
     """A group of commands without one of them lists what it is about."""
     if ctx.invoked_subcommand is None:
-        lists = {
+        lists: dict[str, Callable[..., None]] = {
             "keys": keys_list,
             "dead-letters": letters_list,
             "breakers": breakers_list,
