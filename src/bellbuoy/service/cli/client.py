@@ -77,9 +77,9 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        repeatable: bool | None = None,
+        repeatable: bool = False,
     ) -> Any:
-        again = method != "POST" if repeatable is None else repeatable
+        # A load that runs for minutes waits for a service that restarts; somebody who asks a question wants to know.
         for tries in range(1, TRIES_MAX + 1):
             try:
                 return self._once(method, path, body, headers or {})
@@ -89,7 +89,7 @@ class Client:
                     raise
                 time.sleep(min(WAIT_S_MAX, error.retry_after_s or 1.0))
             except Unavailable:
-                if not again or tries == TRIES_MAX:
+                if not repeatable or tries == TRIES_MAX:
                     raise
                 time.sleep(min(WAIT_S_MAX, 0.2 * 2**tries))
         raise AssertionError("unreachable")
