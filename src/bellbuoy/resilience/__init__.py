@@ -12,8 +12,11 @@ from bellbuoy.errors import (
     RateLimited,
     TimeoutExceeded,
 )
+from bellbuoy.resilience.adaptive_limit import AdaptiveLimit, Aimd, Gradient
+from bellbuoy.resilience.adaptive_timeout import AdaptiveTimeout
 from bellbuoy.resilience.budget import Reservation, RetryBudget
 from bellbuoy.resilience.bulkhead import Bulkhead
+from bellbuoy.resilience.chaos import Chaos
 from bellbuoy.resilience.circuit_breaker import CircuitBreaker, Permit, Snapshot, State
 from bellbuoy.resilience.classify import Classifier, Verdict, classify, retry_after_of
 from bellbuoy.resilience.events import (
@@ -28,10 +31,17 @@ from bellbuoy.resilience.events import (
     Event,
     Events,
     EventStream,
+    FellBack,
+    HedgeStarted,
+    LimitChanged,
     RetryExhausted,
     RetryScheduled,
+    SharedStateLost,
+    SharedStateRegained,
 )
+from bellbuoy.resilience.fallback import Fallback, LastGood
 from bellbuoy.resilience.guard import CompositionWarning, Guard, Policy
+from bellbuoy.resilience.hedge import Hedge
 from bellbuoy.resilience.presets import (
     APNS,
     FCM,
@@ -46,6 +56,8 @@ from bellbuoy.resilience.presets import (
     BreakerSettings,
 )
 from bellbuoy.resilience.retry import Attempt, Reschedule, Retry, RetrySettings, retryable
+from bellbuoy.resilience.shared import MemoryStore, SharedBreaker, SharedCircuit, SharedStore
+from bellbuoy.resilience.throttle import AdaptiveThrottle, RateLimit
 from bellbuoy.resilience.timeout import Timeout, deadline, remaining_s
 
 __all__ = [
@@ -59,12 +71,17 @@ __all__ = [
     "SLACK",
     "SMS",
     "SMTP",
+    "AdaptiveLimit",
+    "AdaptiveThrottle",
+    "AdaptiveTimeout",
+    "Aimd",
     "Attempt",
     "BreakerSettings",
     "Bulkhead",
     "BulkheadFull",
     "CallRefused",
     "CallTimedOut",
+    "Chaos",
     "CircuitBreaker",
     "CircuitClosed",
     "CircuitDisabled",
@@ -80,9 +97,18 @@ __all__ = [
     "EventStream",
     "Events",
     "ExecutionRejected",
+    "Fallback",
+    "FellBack",
+    "Gradient",
     "Guard",
+    "Hedge",
+    "HedgeStarted",
+    "LastGood",
+    "LimitChanged",
+    "MemoryStore",
     "Permit",
     "Policy",
+    "RateLimit",
     "RateLimited",
     "Reschedule",
     "Reservation",
@@ -91,6 +117,11 @@ __all__ = [
     "RetryExhausted",
     "RetryScheduled",
     "RetrySettings",
+    "SharedBreaker",
+    "SharedCircuit",
+    "SharedStateLost",
+    "SharedStateRegained",
+    "SharedStore",
     "Snapshot",
     "State",
     "Timeout",

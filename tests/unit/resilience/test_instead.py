@@ -1,0 +1,324 @@
+"""Fallback, last good answer, hedging, shared state, chaos, testing helpers and exporters."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bellbuoy.clock import ManualClock
+from bellbuoy.errors import CircuitOpen, Permanent, TimeoutExceeded
+from bellbuoy.resilience import (
+    BreakerSettings,
+    Chaos,
+    CircuitBreaker,
+    Event,
+    Fallback,
+    FellBack,
+    Guard,
+    Hedge,
+    LastGood,
+    MemoryStore,
+    Retry,
+    RetryBudget,
+    SharedBreaker,
+    SharedCircuit,
+    State,
+    Timeout,
+)
+from bellbuoy.resilience.exporters.opentelemetry import OpenTelemetryExporter
+from bellbuoy.resilience.exporters.prometheus import PrometheusExporter
+from bellbuoy.resilience.testing import instant, put
+from tests.unit.resilience.support import Scene, fail, ok, settle
+
+
+async def test_fallback_answers_failures_only() -> None:
+    events = list[FellBack]()
+    fallback = Fallback(lambda error: f"instead of {error}", on_event=events.append)
+    assert await fallback.call(ok) == "fine"
+    assert await fallback.call(fail) == "instead of lost"
+    assert [one.error for one in events] == ["ConnectionError('lost')"]
+    with pytest.raises(Permanent):
+        await fallback.call(fail, Permanent("a mistake"))
+    with pytest.raises(asyncio.CancelledError):
+        await fallback.call(fail, asyncio.CancelledError())
+
+
+async def test_fallback_may_be_asynchronous_and_may_fail() -> None:
+    async def other(error: Exception) -> str:
+        raise LookupError from error
+
+    with pytest.raises(LookupError):
+        await Fallback[str](other).call(fail)
+    breaker = CircuitBreaker("them")
+    breaker.isolate()
+    assert await Guard("g", Fallback(lambda error: type(error).__name__), breaker).call(ok) == "CircuitOpen"
+
+
+async def test_last_good_answer() -> None:
+    clock = ManualClock()
+    cache = LastGood(lambda key: key, stale_s_max=60.0, fresh_s=1.0, size_max=2, clock=clock)
+    calls = 0
+
+    async def ask(key: str) -> str:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise ConnectionError
+        return f"{key}{calls}"
+
+    assert [await cache.call(ask, "a"), await cache.call(ask, "a"), calls] == ["a1", "a1", 1]
+    await clock.advance(2.0, turns=0)
+    assert [await cache.call(ask, "a"), await cache.call(ask, "b")] == ["a2", "b3"]
+    await clock.advance(50.0, turns=0)
+    assert [await cache.call(ask, "a"), await cache.call(ask, "b")] == ["a2", "b3"]
+    with pytest.raises(ConnectionError):
+        await cache.call(ask, "c")
+    await clock.advance(11.0, turns=0)
+    with pytest.raises(ConnectionError):
+        await cache.call(ask, "a")
+    calls = 0
+    for key in "abc":
+        await cache.call(ask, key)
+    assert len(cache._answers) == 2
+    cache.forget()
+    assert not cache._answers
+
+
+class Race:
+    """Calls that take as many seconds as told, one after the other; a negative number fails after that long."""
+
+    def __init__(self, clock: ManualClock, *taken_s: float) -> None:
+        self.clock, self.taken_s = clock, list(taken_s)
+        self.begun = self.cancelled = 0
+
+    async def __call__(self) -> int:
+        number, taken_s = self.begun, self.taken_s[self.begun]
+        self.begun += 1
+        try:
+            await self.clock.sleep(abs(taken_s))
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if taken_s < 0:
+            raise ConnectionError(str(number))
+        return number
+
+
+@pytest.mark.parametrize(
+    ("taken_s", "attempts_max", "result", "begun", "cancelled"),
+    [
+        ([0.5, 1.0], 2, 0, 1, 0),
+        ([10.0, 1.0], 2, 1, 2, 1),
+        ([3.0, 10.0, 10.0], 3, 0, 3, 2),
+        ([-3.0, 5.0], 2, 1, 2, 0),
+        ([5.0, -1.0], 2, 0, 2, 0),
+        ([-5.0, -1.0], 2, "0", 2, 0),
+        ([-0.5, 1.0], 2, "0", 1, 0),
+    ],
+)
+async def test_hedging(taken_s: list[float], attempts_max: int, result: int | str, begun: int, cancelled: int) -> None:
+    clock = ManualClock()
+    race = Race(clock, *taken_s)
+    call = asyncio.create_task(Hedge(1.0, attempts_max=attempts_max, clock=clock).call(race))
+    await settle()
+    await clock.advance(20.0)
+    assert (str(call.exception()) if isinstance(result, str) else call.result()) == result
+    assert (race.begun, race.cancelled) == (begun, cancelled)
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_spent_budget_stops_more_hedges_and_not_those_that_run() -> None:
+    clock = ManualClock()
+    budget = RetryBudget(ratio=0.0, per_second_min=0.1, clock=clock)
+    race = Race(clock, 10.0, 3.0, 1.0)
+    call = asyncio.create_task(Hedge(1.0, attempts_max=3, budget=budget, clock=clock).call(race))
+    await settle()
+    await clock.advance(5.0)
+    assert (call.result(), race.begun, budget.running) == (1, 2, 0)
+
+
+async def test_a_cancelled_hedge_leaves_nothing() -> None:
+    clock = ManualClock()
+    race = Race(clock, 10.0, 10.0)
+    call = asyncio.create_task(Hedge(1.0, clock=clock).call(race))
+    await settle()
+    await clock.advance(2.0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert race.cancelled == 2
+    assert len(asyncio.all_tasks()) == 1
+
+
+class Fleet:
+    """Two processes with a breaker each around one store."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self.clock = ManualClock()
+        self.store = store or MemoryStore(self.clock)
+        self.events = list[Event]()
+        settings = BreakerSettings(3, 10.0, 60.0, 2, 5.0)
+        self.a, self.b = (CircuitBreaker("them", settings, clock=self.clock) for _ in range(2))
+        self.shared = [
+            SharedBreaker(breaker, self.store, owner=owner, clock=self.clock, on_event=self.events.append)
+            for breaker, owner in [(self.a, "a"), (self.b, "b")]
+        ]
+
+    async def sync(self) -> None:
+        for one in self.shared:
+            await one.sync()
+
+
+def _fail(breaker: CircuitBreaker) -> None:
+    for _ in range(3):
+        breaker.admit().failure(ConnectionError())
+
+
+def _refused(breaker: CircuitBreaker) -> bool:
+    try:
+        breaker.admit().drop()
+    except CircuitOpen:
+        return True
+    return False
+
+
+async def test_what_one_process_finds_the_others_know() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    await fleet.clock.advance(4.0, turns=0)
+    await fleet.sync()
+    assert (fleet.b.state, fleet.b.retry_after_s) == (State.OPEN, 6.0)
+    await fleet.clock.advance(6.0, turns=0)
+    await fleet.sync()
+    assert [_refused(fleet.a), _refused(fleet.b)] == [False, True]  # One process probes.
+    for _ in range(2):
+        fleet.a.admit().success()
+    await fleet.sync()
+    assert (fleet.a.state, fleet.b.state) == (State.CLOSED, State.CLOSED)
+
+
+async def test_a_probe_lease_of_a_process_that_died_runs_out() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    await fleet.sync()
+    await fleet.clock.advance(10.0, turns=0)
+    await fleet.sync()
+    assert _refused(fleet.b)
+    await fleet.clock.advance(13.0, turns=0)
+    await fleet.shared[1].sync()
+    assert not _refused(fleet.b)
+
+
+class Broken(MemoryStore):
+    away = False
+
+    async def read(self, name: str) -> SharedCircuit:
+        if self.away:
+            raise ConnectionError("store")
+        return await super().read(name)
+
+
+async def test_without_the_store_each_goes_on_alone() -> None:
+    store = Broken(ManualClock())
+    fleet = Fleet(store)
+    _fail(fleet.a)
+    store.away = True
+    await fleet.sync()
+    await fleet.clock.advance(10.0, turns=0)
+    assert [_refused(fleet.a), _refused(fleet.b)] == [False, False]
+    await fleet.sync()
+    store.away = False
+    await fleet.sync()
+    assert sorted({type(event).__name__ for event in fleet.events}) == ["SharedStateLost", "SharedStateRegained"]
+    assert len(fleet.events) == 4
+
+
+async def test_a_newer_version_wins() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    fleet.b.isolate()
+    await fleet.shared[1].sync()
+    await fleet.shared[0].sync()
+    assert fleet.a.state is State.ISOLATED
+
+
+async def test_chaos_does_what_it_is_told_to_and_repeats_itself() -> None:
+    async def count(chaos: Chaos) -> list[str]:
+        story = []
+        for _ in range(300):
+            try:
+                story.append(await chaos.call(ok))
+            except ConnectionError as error:
+                story.append(str(error))
+        return story
+
+    first = await count(Chaos(failure_share=0.3, rng=Random(7)))
+    assert first == await count(Chaos(failure_share=0.3, rng=Random(7)))
+    assert 60 < first.count("chaos") < 120
+    assert set(await count(Chaos(loss_share=1.0))) == {"chaos"}
+    assert set(await count(Chaos(failure_share=1.0, enabled=False))) == {"fine"}
+    clock = ManualClock()
+    hanging = asyncio.create_task(Timeout(1.0, clock=clock).call(Chaos(hang_share=1.0).call, ok))
+    delayed = asyncio.create_task(Chaos(delay_share=1.0, delay_s=3.0, clock=clock).call(ok))
+    await settle()
+    await clock.advance(1.0)
+    assert isinstance(hanging.exception(), TimeoutExceeded)
+    assert not delayed.done()
+    await clock.advance(2.0)
+    assert delayed.result() == "fine"
+    with pytest.raises(ValueError):
+        Chaos(failure_share=1.1)
+
+
+async def test_instant_is_for_what_is_called_inside() -> None:
+    clock = ManualClock()
+    ends: list[Any] = [ConnectionError(), ConnectionError()]
+
+    async def flaky() -> str:
+        return await fail(ends.pop()) if ends else "fine"
+
+    with instant():
+        assert await Retry(clock=clock).call(flaky) == "fine"
+        inside = asyncio.create_task(Retry(clock=clock).call(fail))
+    outside = asyncio.create_task(Retry(clock=clock).call(fail))
+    await settle()
+    assert (inside.done(), outside.done()) == (True, False)
+    assert isinstance(inside.exception(), ConnectionError)
+    outside.cancel()
+    await settle()
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_breaker_put_in_a_state(state: State) -> None:
+    scene = Scene()
+    put(scene.breaker, state)
+    assert scene.state() is state
+
+
+def test_prometheus() -> None:
+    registry, scene = CollectorRegistry(), Scene()
+    PrometheusExporter(registry).observe(scene.breaker)
+    scene.fail()
+    labels = {"name": "them", "event": "CircuitOpened"}
+    assert registry.get_sample_value("bellbuoy_resilience_events_total", labels) == 1
+    assert registry.get_sample_value("bellbuoy_resilience_breaker_state", {"name": "them"}) == 2
+
+
+def test_opentelemetry() -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader, scene = InMemoryMetricReader(), Scene()
+    provider = MeterProvider([reader])
+    OpenTelemetryExporter(provider.get_meter("test")).observe(scene.breaker)
+    scene.fail()
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = {one.name: list(one.data.data_points) for one in data.resource_metrics[0].scope_metrics[0].metrics}
+    assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.events"]] == [1]  # noqa: B009
+    assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.breaker.state"]] == [2]  # noqa: B009
+    provider.shutdown()
