@@ -1,0 +1,224 @@
+"""What a guarded call costs, ours and our peers', on the success path.
+
+    python bench/resilience.py          a table
+    python bench/resilience.py --json   {"guard_ns": {name: median}, "breaker_ns": {name: median}, ...}
+
+Kits that are not installed are left out. Every kit runs in the same process, one after the other in each round, so
+that a disturbance of the machine meets all of them; the figure is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib
+import json
+import statistics
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bellbuoy.errors import CircuitOpen
+from bellbuoy.resilience import BreakerSettings, Bulkhead, CircuitBreaker, Guard, Retry, Timeout
+
+Call = Callable[[], Awaitable[Any]]
+ROUNDS, CALLS = 15, 2_000
+
+
+async def work() -> int:
+    return 1
+
+
+def breakers() -> dict[str, Callable[[], Call]]:
+    """Kits by name, each with what makes a call through its breaker alone."""
+    return {
+        "bare": lambda: work,
+        "bellbuoy": lambda: CircuitBreaker("b", BreakerSettings())(work),
+        "nopanic": lambda: _kit("nopanic").circuit_breaker()(work),
+        "interlock-cb": lambda: _kit("interlock").CircuitBreaker(name="b")(work),
+        "pyresilience": _pyresilience_breaker,
+        "hyx": lambda: _kit("hyx.circuitbreaker").consecutive_breaker()(work),
+        "purgatory": lambda: _kit("purgatory").AsyncCircuitBreakerFactory()("b")(work),
+        "aiobreaker": lambda: _kit("aiobreaker").CircuitBreaker()(work),
+        "circuitbreaker": lambda: _kit("circuitbreaker").circuit()(work),
+    }
+
+
+def guards() -> dict[str, Callable[[], Call]]:
+    """Kits by name, each with what makes a call through its breaker, retry, timeout and bulkhead."""
+    return {
+        "bare": lambda: work,
+        "bellbuoy": _ours,
+        "nopanic": _nopanic,
+        "pyresilience": _pyresilience,
+        "hyx": _hyx,
+        "interlock-cb + stamina": _interlock,
+        "circuitbreaker + tenacity": _tenacity,
+        "aiobreaker + backoff": _backoff,
+    }
+
+
+def _kit(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def _ours() -> Call:
+    guard = Guard("g", Retry(), Bulkhead("g", concurrency_max=100), CircuitBreaker("g"), Timeout(10.0))
+    return lambda: guard.call(work)
+
+
+def _nopanic() -> Call:
+    kit = _kit("nopanic")
+    call: Call = kit.compose(kit.retry(3), kit.bulkhead(100), kit.circuit_breaker(), kit.timeout(10.0))(work)
+    return call
+
+
+def _pyresilience_breaker() -> Call:
+    kit = _kit("pyresilience")
+    call: Call = kit.resilient(circuit_breaker=kit.CircuitBreakerConfig())(work)
+    return call
+
+
+def _pyresilience() -> Call:
+    kit = _kit("pyresilience")
+    call: Call = kit.resilient(
+        circuit_breaker=kit.CircuitBreakerConfig(),
+        retry=kit.RetryConfig(),
+        timeout=kit.TimeoutConfig(seconds=10.0),
+        bulkhead=kit.BulkheadConfig(max_concurrent=100),
+    )(work)
+    return call
+
+
+def _hyx() -> Call:
+    guarded = _kit("hyx.timeout").timeout(10.0)(work)
+    guarded = _kit("hyx.circuitbreaker").consecutive_breaker()(guarded)
+    guarded = _kit("hyx.bulkhead").bulkhead(100, 100)(guarded)
+    call: Call = _kit("hyx.retry").retry()(guarded)
+    return call
+
+
+def _with_asyncio(guarded: Call) -> Call:
+    places = asyncio.Semaphore(100)
+
+    async def call() -> Any:
+        async with places, asyncio.timeout(10.0):
+            return await guarded()
+
+    return call
+
+
+def _interlock() -> Call:
+    call: Call = _kit("stamina").retry(on=Exception)(_with_asyncio(_kit("interlock").CircuitBreaker(name="g")(work)))
+    return call
+
+
+def _tenacity() -> Call:
+    kit = _kit("tenacity")
+    retry = kit.retry(stop=kit.stop_after_attempt(3), wait=kit.wait_random_exponential())
+    call: Call = retry(_with_asyncio(_kit("circuitbreaker").circuit()(work)))
+    return call
+
+
+def _backoff() -> Call:
+    kit = _kit("backoff")
+    call: Call = kit.on_exception(kit.expo, Exception, max_tries=3)(
+        _with_asyncio(_kit("aiobreaker").CircuitBreaker()(work))
+    )
+    return call
+
+
+async def measure(makers: dict[str, Callable[[], Call]]) -> dict[str, int]:
+    """Nanoseconds a call, the median of the rounds, for each kit that is there."""
+    calls: dict[str, Call] = {}
+    for name, make in makers.items():
+        with contextlib.suppress(ImportError):
+            calls[name] = make()
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        await _time(call, CALLS // 4)  # Warmed up, and a kit that is used wrongly fails here.
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            rounds[name].append(await _time(call, CALLS))
+    return {name: round(statistics.median(times)) for name, times in rounds.items()}
+
+
+async def _time(call: Call, calls: int) -> float:
+    began = time.perf_counter_ns()
+    for _ in range(calls):
+        await call()
+    return (time.perf_counter_ns() - began) / calls
+
+
+async def refusal_ns() -> int:
+    """What an open breaker costs a call, the exception and its handling included."""
+    breaker = CircuitBreaker("b")
+    breaker.isolate()
+
+    async def refused() -> None:
+        with contextlib.suppress(CircuitOpen):
+            await breaker.call(work)
+
+    return round(statistics.median([await _time(refused, CALLS) for _ in range(ROUNDS)]))
+
+
+def failure_ns() -> dict[str, int]:
+    """What recording a failure costs when that many are in the window already."""
+    found = {}
+    for held in (100, 1_000, 10_000, 100_000):
+        breaker = CircuitBreaker("b", BreakerSettings(failure_threshold=held + ROUNDS * 500 + 1))
+        error = ConnectionError()
+        for _ in range(held):
+            breaker.admit().failure(error)
+        times = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter_ns()
+            for _ in range(500):
+                breaker.admit().failure(error)
+            times.append((time.perf_counter_ns() - began) / 500)
+        found[str(held)] = round(statistics.median(times))
+    return found
+
+
+def breaker_bytes() -> int:
+    """Memory of one breaker that has been used, of a thousand."""
+    settings = BreakerSettings()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    kept = [CircuitBreaker("b", settings) for _ in range(1_000)]
+    for breaker in kept:
+        breaker.admit().failure(ConnectionError())
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    return taken // len(kept)
+
+
+async def run() -> dict[str, Any]:
+    return {
+        "guard_ns": await measure(guards()),
+        "breaker_ns": await measure(breakers()),
+        "refusal_ns": await refusal_ns(),
+        "failure_ns": failure_ns(),
+        "breaker_bytes": breaker_bytes(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    as_json = parser.parse_args().json
+    found = asyncio.run(run())
+    if as_json:
+        print(json.dumps(found))
+        return
+    for title in ("guard_ns", "breaker_ns", "failure_ns"):
+        print(title)
+        for name, value in sorted(found[title].items(), key=lambda pair: pair[1]):
+            print(f"  {name:28}{value:>9,}")
+    print(f"refusal_ns {found['refusal_ns']:,}; breaker_bytes {found['breaker_bytes']:,}")
+
+
+if __name__ == "__main__":
+    main()
