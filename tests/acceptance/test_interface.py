@@ -40,6 +40,8 @@ INVALID: list[tuple[str, bytes, tuple[int, ...], str | None]] = [
     ("no channels", (GOOD % ', "channels": []').encode(), (422,), "invalid"),
     ("channel twice", (GOOD % ', "channels": ["push", "push"]').encode(), (422,), "invalid"),
     ("naive time", (GOOD % ', "send_at": "2030-01-01T08:00:00"').encode(), (422,), "invalid"),
+    ("beginning of time", (GOOD % ', "send_at": "0001-01-01T00:00:00+23:59"').encode(), (422,), "invalid"),
+    ("end of time", (GOOD % ', "send_at": "9999-12-31T23:59:59-23:59"').encode(), (422,), "invalid"),
     ("no time", (GOOD % ', "send_at": "soon"').encode(), (422,), "invalid"),
     ("long collapse key", (GOOD % f', "collapse_key": "{"k" * 65}"').encode(), (422,), "invalid"),
     ("collapse key of 33 two-byte letters", (GOOD % f', "collapse_key": "{"é" * 33}"').encode(), (422,), "invalid"),

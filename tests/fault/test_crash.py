@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -179,5 +180,35 @@ def test_an_api_and_a_worker_share_the_work_through_the_ledger(tmp_path: Path) -
         assert api.stop() == 0
     finally:
         for process in (worker, api, outside):
+            if process.process is not None:
+                process.kill()
+
+
+def test_a_worker_that_was_frozen_past_its_lease_wakes_up_and_harms_nothing(tmp_path: Path) -> None:
+    outside = Server(tmp_path / "outside", arguments=("sandbox", "--json", "--port", "0"))
+    env = {**outside.start_sandbox(), "BELLBUOY_DELIVERY__LEASE_S": "2"}
+    api = Server(tmp_path / "data", env=env, arguments=("api", "--port", "0"))
+    frozen, other = (Server(tmp_path / "data", env=env, arguments=("worker",)) for _ in range(2))
+    try:
+        api.start()
+        frozen.start_silent()
+        outside.fault("smtp", kind="latency", ms=600)
+        sent = [api.send(to_email(n, collapse_key=f"c-{n}")) for n in range(10)]
+        wait_for(lambda: all(api.status_of(s) == "delivering" for s in sent))
+        assert frozen.process is not None
+        frozen.process.send_signal(signal.SIGSTOP)
+        other.start_silent()
+        for one in sent:
+            api.wait_status(one, "delivered")
+        frozen.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: "lease_lost" in [e["event"] for e in frozen.events()], why="its writes are refused")
+        for one in sent:
+            attempts = api.get(f"/v1/notifications/{one}")["deliveries"][0]["attempts"]
+            assert [a["outcome"] for a in attempts] == ["uncertain", "delivered"]
+        books = api.books()
+        assert books["delivered"] == len(sent)
+        assert outside.received("smtp")["duplicate_count"] <= books["possible_duplicates"] == len(sent)
+    finally:
+        for process in (frozen, other, api, outside):
             if process.process is not None:
                 process.kill()

@@ -81,6 +81,8 @@ def check(request: Request) -> None:
         errors.append(("$.channels", "Expected each channel once"))
     if request.collapse_key is not None and len(request.collapse_key.encode()) > 64:
         errors.append(("$.collapse_key", "Expected at most 64 bytes of UTF-8"))
+    if request.send_at is not None and not 1970 < request.send_at.year < 3000:
+        errors.append(("$.send_at", "Expected a time between the years 1971 and 2999"))
     if errors:
         raise Invalid("the notification is not valid", errors=errors)
     push = "push" in request.channels if request.channels is not None else not (recipient.email or recipient.phone)
