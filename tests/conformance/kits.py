@@ -151,6 +151,11 @@ class Nopanic(Kit):
         return _decorated(self.kit.bulkhead(places, max_wait=60.0))
 
 
+class _InterlockClassifier:
+    def is_failure(self, *, result: object, exception: Exception | None) -> bool:
+        return exception is not None and not isinstance(exception, Ignored)
+
+
 class Interlock(Kit):
     name, module = "interlock-cb", "interlock"
 
@@ -162,8 +167,8 @@ class Interlock(Kit):
             permitted_calls_in_half_open=probes,
             max_concurrent_probes=probes,
         )
-        breaker = self.kit.CircuitBreaker(name="them", config=config)
-        return Breaker(breaker.call_async, self.kit.CircuitOpenError)
+        breaker = self.kit.CircuitBreaker(name="them", config=config, classifier=_InterlockClassifier())
+        return Breaker(_through(breaker.call_async), self.kit.CircuitOpenError)
 
 
 class Pyresilience(Kit):
@@ -190,7 +195,7 @@ class Hyx(Kit):
         kit = importlib.import_module("hyx.circuitbreaker")
         errors = importlib.import_module("hyx.circuitbreaker.exceptions")
         policy = kit.consecutive_breaker(
-            failure_threshold=failures, recovery_time_secs=open_s, recovery_threshold=probes
+            exceptions=ConnectionError, failure_threshold=failures, recovery_time_secs=open_s, recovery_threshold=probes
         )
         return Breaker(_decorated(policy), errors.BreakerFailing)
 
@@ -221,15 +226,19 @@ class Aiobreaker(Kit):
         breaker = self.kit.CircuitBreaker(
             fail_max=failures, timeout_duration=timedelta(seconds=open_s), exclude=[Ignored]
         )
-        return Breaker(breaker.call_async, self.kit.CircuitBreakerError)
+        return Breaker(_through(breaker.call_async), self.kit.CircuitBreakerError)
 
 
 class Circuitbreaker(Kit):
     name, module = "circuitbreaker", "circuitbreaker"
 
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
-        breaker = self.kit.CircuitBreaker(failure_threshold=failures, recovery_timeout=open_s)
-        return Breaker(breaker.call_async, self.kit.CircuitBreakerError)
+        breaker = self.kit.CircuitBreaker(
+            failure_threshold=failures,
+            recovery_timeout=open_s,
+            expected_exception=lambda kind, error: issubclass(kind, Exception) and not issubclass(kind, Ignored),
+        )
+        return Breaker(_shared(breaker), self.kit.CircuitBreakerError)
 
 
 class Tenacity(Kit):
@@ -237,7 +246,7 @@ class Tenacity(Kit):
 
     def backoff_s(self, attempt: int) -> float:
         state = mock.Mock(attempt_number=attempt)
-        return float(self.kit.wait_exponential_jitter()(state))
+        return float(self.kit.wait_exponential_jitter(max=30)(state))
 
 
 ALL: tuple[type[Kit], ...] = (
@@ -249,7 +258,20 @@ def _decorated(policy: Callable[[Call], Call]) -> Callable[[Call], Awaitable[Any
     """Call through a policy whose state is its own, whatever it decorates."""
 
     async def call(fn: Call) -> Any:
-        return await policy(fn)()
+        async def run() -> Any:  # Kits look whether they are given a coroutine function; an object is none.
+            return await fn()
+
+        return await policy(run)()
+
+    return call
+
+
+def _through(call_async: Callable[[Call], Awaitable[Any]]) -> Callable[[Call], Awaitable[Any]]:
+    async def call(fn: Call) -> Any:
+        async def run() -> Any:
+            return await fn()
+
+        return await call_async(run)
 
     return call
 

@@ -259,12 +259,14 @@ async def a_cancellation_wins_over_a_result(kit: Kit) -> None:
 
 
 async def an_earlier_cancellation_is_not_swallowed(kit: Kit) -> None:
+    call = kit.timeout(1e-9)
+
     async def work() -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
         with contextlib.suppress(Exception):
-            await kit.timeout(1e-9)(lambda: asyncio.sleep(5.0))
+            await call(lambda: asyncio.sleep(5.0))
         await asyncio.sleep(0)
 
     task = asyncio.ensure_future(work())

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.resilience.modes import CHANCE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class Chaos:
         self.hang_share = hang_share
         self.enabled = enabled
         self._error = error
-        self._rng = rng or Random()
+        self._rng = rng or CHANCE
         self._clock: Clock = clock or SystemClock()
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -34,6 +34,7 @@ from bellbuoy.resilience.events import (
     Events,
     EventStream,
 )
+from bellbuoy.resilience.modes import CHANCE
 from bellbuoy.resilience.presets import BreakerSettings
 from bellbuoy.resilience.trip import SlowCalls, trip_of
 
@@ -172,7 +173,7 @@ class CircuitBreaker:
         self.gate = gate
         self._clock: Clock = clock or SystemClock()
         self._monotonic = self._clock.monotonic
-        self._rng = rng or random.Random()
+        self._rng = rng or CHANCE
         self._classify = classifier
         self._judges = judge_results
         self._settings = settings or BreakerSettings()

@@ -18,7 +18,7 @@ from bellbuoy.errors import ExecutionRejected, OutcomeUnknown, TimeoutExceeded, 
 from bellbuoy.resilience.budget import Reservation, RetryBudget
 from bellbuoy.resilience.classify import Classifier, Verdict, classify, retry_after_of, status_of
 from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
-from bellbuoy.resilience.modes import is_instant
+from bellbuoy.resilience.modes import CHANCE, is_instant
 from bellbuoy.resilience.timeout import remaining_s, surely_started
 
 P = ParamSpec("P")
@@ -185,7 +185,7 @@ class Retry:
         self._budget = budget
         self._classifier = classifier
         self._clock: Clock = clock or SystemClock()
-        self._rng = rng or Random()
+        self._rng = rng or CHANCE
 
     def configure(self, settings: RetrySettings) -> None:
         """Go by other numbers from the next failure on."""

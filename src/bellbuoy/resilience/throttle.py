@@ -12,7 +12,7 @@ from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import RateLimited
 from bellbuoy.resilience.classify import Classifier, Verdict, classify, retry_after_of
 from bellbuoy.resilience.events import CallRefused, Events
-from bellbuoy.resilience.modes import is_instant
+from bellbuoy.resilience.modes import CHANCE, is_instant
 from bellbuoy.resilience.timeout import never_started
 from bellbuoy.resilience.window import TimeWindow
 
@@ -61,7 +61,7 @@ class AdaptiveThrottle:
         self._window = TimeWindow(window_s)
         self._classify = classifier
         self._clock: Clock = clock or SystemClock()
-        self._rng = rng or Random()
+        self._rng = rng or CHANCE
 
     @property
     def refusal_share(self) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from bellbuoy.clock import Clock, SystemClock
@@ -140,10 +141,8 @@ class Timeout:
             wheel = self._wheel
             if wheel is None or wheel.loop is not loop:
                 wheel = self._wheel = wheel_of(loop)
-            index = int((self._clock.monotonic() + limit_s) * TICKS_PER_S) + 1
-            bucket = wheel.buckets.get(index)
-            if bucket is None:
-                bucket = wheel.add(index)
+            index = int((monotonic() + limit_s) * TICKS_PER_S) + 1
+            bucket = wheel.buckets.get(index) or wheel.add(index)
             bucket[watch] = None
             alarm = None
         else:

@@ -55,7 +55,10 @@ class Wheel:
         return sum(map(len, self.buckets.values()))
 
     def add(self, index: int) -> dict[Watch, None]:
-        """A new bucket for the tick `index`, which is counted from the zero of the monotonic clock."""
+        """The bucket for the tick `index`, which is counted from the zero of the monotonic clock."""
+        kept = self.buckets.get(index)
+        if kept is not None:
+            return kept
         bucket: dict[Watch, None] = {}
         self.buckets[index] = bucket
         heapq.heappush(self._order, index)
