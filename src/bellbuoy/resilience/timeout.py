@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import get_ident
 from time import monotonic
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import DeadlineExceeded, TimeoutExceeded
 from bellbuoy.resilience.events import CallTimedOut, Events
-from bellbuoy.resilience.timer import EXACT_BELOW_S, TICKS_PER_S, Alarm, Watch, Wheel, wheel_of
+from bellbuoy.resilience.timer import EXACT_BELOW_S, NOWHERE, TICKS_PER_S, Alarm, Watch, Wheel, wheel_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class Timeout:
         self.events = Events(*(() if on_event is None else (on_event,)))
         self._clock: Clock = clock or SystemClock()
         self._system = isinstance(self._clock, SystemClock)
-        self._wheel: Wheel | None = None
+        self._wheel: Wheel = NOWHERE
 
     def configure(self, timeout_s: float) -> None:
         """Cut calls that begin from now on off after `timeout_s` seconds."""
@@ -132,15 +133,15 @@ class Timeout:
         limit_s = self.timeout_s
         if _ambient.get() is not None:
             limit_s = within_deadline(limit_s)
-        loop = get_running_loop()
-        task = current_task(loop)
-        assert task is not None, "a timeout needs a task to cancel"
+        # Asking for the running loop takes a system call, so the one of the last call is tried first. It is the right
+        # one when it is running a task in this thread.
+        wheel = self._wheel
+        task = current_task(wheel.loop) if wheel.thread == get_ident() else None
+        if task is None:
+            wheel, task = self._bind()
         cancelling = task.cancelling() and _served(task)
         watch = Watch(task)
         if self._system and limit_s >= EXACT_BELOW_S:
-            wheel = self._wheel
-            if wheel is None or wheel.loop is not loop:
-                wheel = self._wheel = wheel_of(loop)
             index = int((monotonic() + limit_s) * TICKS_PER_S) + 1
             bucket = wheel.buckets.get(index) or wheel.add(index)
             bucket[watch] = None
@@ -172,6 +173,13 @@ class Timeout:
             return await self.call(fn, *args, **kwargs)
 
         return cast(F, guarded)
+
+    def _bind(self) -> tuple[Wheel, asyncio.Task[Any]]:
+        loop = get_running_loop()
+        task = current_task(loop)
+        assert task is not None, "a timeout needs a task to cancel"
+        self._wheel = wheel = wheel_of(loop)
+        return wheel, task
 
     def _exceeded(self, limit_s: float, error: asyncio.CancelledError) -> TimeoutExceeded:
         started = not getattr(error, "never_started", False)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import os
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from threading import get_ident
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary, ref
 
 from bellbuoy.clock import Clock, SystemClock
@@ -40,10 +42,11 @@ class Watch:
 class Wheel:
     """The buckets of one event loop."""
 
-    __slots__ = ("__weakref__", "_armed", "_handle", "_order", "buckets", "loop")
+    __slots__ = ("__weakref__", "_armed", "_handle", "_order", "buckets", "loop", "thread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         self.loop = loop
+        self.thread = thread
         self.buckets: dict[int, dict[Watch, None]] = {}
         self._order: list[int] = []
         self._armed = 0
@@ -94,9 +97,26 @@ def wheel_of(loop: asyncio.AbstractEventLoop) -> Wheel:
     reference = _wheels.get(loop)
     wheel = reference() if reference is not None else None
     if wheel is None:
-        wheel = Wheel(loop)
+        wheel = Wheel(loop, get_ident())
         _wheels[loop] = ref(wheel)
+    wheel.thread = get_ident()
     return wheel
+
+
+# A policy begins with this one, which belongs to no thread and so is never used.
+NOWHERE: Final = Wheel(cast(Any, None), 0)
+
+
+def _forget() -> None:
+    for reference in list(_wheels.values()):
+        wheel = reference()
+        if wheel is not None:
+            wheel.thread = 0
+    _wheels.clear()
+
+
+# In a forked child the parent's loop does not run, although its tasks look as if they did.
+os.register_at_fork(after_in_child=_forget)
 
 
 class Alarm:

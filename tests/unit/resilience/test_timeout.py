@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -224,6 +227,49 @@ async def test_one_timer_for_all() -> None:
 def test_one_policy_in_several_loops() -> None:
     timeout = Timeout(30.0)
     assert [asyncio.run(timeout.call(ok)) for _ in range(3)] == ["fine"] * 3
+
+
+def test_one_policy_in_several_threads() -> None:
+    timeout = Timeout(0.15)
+    barrier = threading.Barrier(4)
+
+    async def work() -> str:
+        barrier.wait(10)  # All loops run a task at this moment.
+        try:
+            return await timeout.call(hang)
+        except TimeoutExceeded:
+            return "cut off"
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: asyncio.run(work()), range(4))) == ["cut off"] * 4
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_has_timeouts_of_its_own() -> None:
+    timeout = Timeout(0.15)
+
+    def child(write: int) -> None:
+        asyncio._set_running_loop(None)
+        try:
+            asyncio.run(timeout.call(hang))
+        except TimeoutExceeded:
+            os.write(write, b"cut off")
+        finally:
+            os._exit(0)
+
+    async def parent() -> tuple[int, int]:
+        await timeout.call(ok)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            child(write)
+        os.close(write)
+        return read, pid
+
+    read, pid = asyncio.run(parent())
+    os.waitpid(pid, 0)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"cut off"
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
