@@ -17,14 +17,15 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "src")]
 
+from tests.conformance import probes, probes_of_policies  # noqa: E402
 from tests.conformance.kits import ALL, Kit, NotOffered  # noqa: E402  # They are found by the line above.
-from tests.conformance.probes import PROBES, Probe  # noqa: E402
+from tests.conformance.probes import Probe  # noqa: E402
 
 PROBE_S_MAX = 10.0
 HEAD = """# Conformance
 
 How resilience kits were seen to fail, as probes, and which kits pass them. Written by `bench/conformance_matrix.py`;
-the probes are in `tests/conformance/probes.py`, where each says exactly what it does.
+the probes are in `tests/conformance/probes.py` and `probes_of_policies.py`, where each says exactly what it does.
 
 ✓ passes, ✗ fails, - is not offered by the kit or not reached by its adapter. The adapters in
 `tests/conformance/kits.py` use each kit as its documentation says; a kit that lacks a setting (a count of probes, an
@@ -71,7 +72,7 @@ def main() -> None:
         "|---" * (len(kits) + 1) + "|",
     ]
     seen = []
-    for probe in PROBES:
+    for probe in (*probes.PROBES, *probes_of_policies.PROBES):
         what = probe.__name__.replace("_", " ")
         marks = []
         for kit in kits:

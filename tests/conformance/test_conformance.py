@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import probes
+from tests.conformance import probes, probes_of_policies
 from tests.conformance.kits import Bellbuoy, Breaker, Call, Kit
 
 
-@pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.__name__)
+@pytest.mark.parametrize("probe", [*probes.PROBES, *probes_of_policies.PROBES], ids=lambda probe: probe.__name__)
 async def test_ours_passes(probe: probes.Probe) -> None:
     async with asyncio.timeout(20):
         await probe(Bellbuoy())
