@@ -14,6 +14,7 @@ from bellbuoy.errors import (
 )
 from bellbuoy.resilience.adaptive_limit import AdaptiveLimit, Aimd, Gradient
 from bellbuoy.resilience.adaptive_timeout import AdaptiveTimeout
+from bellbuoy.resilience.backoff import RetrySettings, retryable
 from bellbuoy.resilience.budget import Reservation, RetryBudget
 from bellbuoy.resilience.bulkhead import Bulkhead
 from bellbuoy.resilience.chaos import Chaos
@@ -55,7 +56,7 @@ from bellbuoy.resilience.presets import (
     SMTP,
     BreakerSettings,
 )
-from bellbuoy.resilience.retry import Attempt, Reschedule, Retry, RetrySettings, retryable
+from bellbuoy.resilience.retry import Attempt, Reschedule, Retry
 from bellbuoy.resilience.shared import MemoryStore, SharedBreaker, SharedCircuit, SharedStore
 from bellbuoy.resilience.throttle import AdaptiveThrottle, RateLimit
 from bellbuoy.resilience.timeout import Timeout, deadline, remaining_s

@@ -24,7 +24,7 @@ from bellbuoy.resilience import (
     deadline,
     retryable,
 )
-from bellbuoy.resilience.retry import Jitter
+from bellbuoy.resilience.backoff import Jitter
 from tests.unit.resilience.support import settle
 
 
