@@ -83,9 +83,14 @@ class Kit:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    # Whether the kit takes the wall time, where it does, from `time.time`, which can be shifted; `datetime` cannot.
+    wall_clock_reached = True
+
     @contextlib.contextmanager
     def wall_clock_at(self, offset_s: float) -> Iterator[None]:
         """The wall clock shows another time; the monotonic one goes on."""
+        if not self.wall_clock_reached:
+            raise NotOffered
         real = time.time
 
         def shifted() -> float:
@@ -190,6 +195,7 @@ class Pyresilience(Kit):
 
 class Hyx(Kit):
     name, module = "hyx", "hyx"
+    wall_clock_reached = False
 
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
         kit = importlib.import_module("hyx.circuitbreaker")
@@ -221,6 +227,7 @@ class Purgatory(Kit):
 
 class Aiobreaker(Kit):
     name, module = "aiobreaker", "aiobreaker"
+    wall_clock_reached = False
 
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
         breaker = self.kit.CircuitBreaker(
