@@ -49,9 +49,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, ceil(share * len(ordered)) - 1)]
 
 
-def summarize(
-    count: int, *, first: float, last: float, enqueued: float, left: int, accepts_s: Sequence[float]
-) -> Run:
+def summarize(count: int, *, first: float, last: float, enqueued: float, left: int, accepts_s: Sequence[float]) -> Run:
     """Make a run's figures.
 
     Args:

@@ -15,7 +15,18 @@ from pathlib import Path
 from .processes import Broken
 
 NEEDED = {"nghttpd": "nghttp2-server", "redis-server": "redis-server"}
-PACKAGES = ("celery", "taskiq", "taskiq-redis", "redis", "requests", "tenacity", "pybreaker", "aiobreaker", "aiohttp", "uvloop")
+PACKAGES = (
+    "celery",
+    "taskiq",
+    "taskiq-redis",
+    "redis",
+    "requests",
+    "tenacity",
+    "pybreaker",
+    "aiobreaker",
+    "aiohttp",
+    "uvloop",
+)
 
 
 def require_programs() -> None:
@@ -24,7 +35,9 @@ def require_programs() -> None:
     Raises:
         Broken: one is not; the message names the package that brings it.
     """
-    missing = [f"{program} (Debian package {package})" for program, package in NEEDED.items() if not shutil.which(program)]
+    missing = [
+        f"{program} (Debian package {package})" for program, package in NEEDED.items() if not shutil.which(program)
+    ]
     if missing:
         raise Broken("the benchmark needs " + " and ".join(missing))
 

@@ -32,7 +32,9 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def running(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process for the time of the block.
 
     It gets a session of its own, so that an interrupt reaches only the benchmark, which then stops it in order, and
@@ -40,7 +42,12 @@ def running(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None 
     """
     with log.open("ab") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(env or {}), start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment(env or {}),
+            start_new_session=True,
         )
     try:
         yield process

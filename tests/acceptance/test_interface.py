@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -288,3 +291,29 @@ def test_a_breaker_can_be_isolated_and_closed_by_hand(server: Server) -> None:
     server.wait_status(held, "delivered")
     assert server.call("POST", "/v1/breakers/none", {"action": "close"}).status == 404
     assert server.call("POST", "/v1/breakers/sms", {"action": "break"}).status == 422
+
+
+def _raw(server: Server, data: bytes) -> bytes:
+    """Send bytes as they are; returns what came back until the other side closed."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+        got = b""
+        with contextlib.suppress(OSError):
+            while part := connection.recv(65_536):
+                got += part
+        return got
+
+
+def test_a_head_without_end_is_refused_before_it_fills_the_memory(server: Server) -> None:
+    answer = _raw(server, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 20_000_000)
+    assert answer.startswith(b"HTTP/1.1 400") or answer == b""
+    assert request("GET", f"{server.url}/livez").status == 200
+
+
+def test_requests_in_one_packet_are_answered_in_order(server: Server) -> None:
+    one = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    two = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = _raw(server, one + one + two)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", b"404"]

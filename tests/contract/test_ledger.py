@@ -182,6 +182,74 @@ async def test_cancelling(ledger: Ledger) -> None:
     assert (await ledger.books()).cancelled == 3
 
 
+async def test_a_cancel_after_a_crash_during_an_attempt_is_heard_by_the_next_worker(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger, "w-1")
+    one.record.chain = ("sms",)
+    delivery = Delivery("d", 0, "sms", "sms", "+15551234567", due_at=NOW)
+    one.record.deliveries.append(delivery)
+    transitions.start(delivery, NOW)
+    await save(ledger, one, due_at=NOW + 30, release=False)
+    await ledger.hand_back(None, now=NOW)
+    await ledger.cancel("a", "t", now=NOW)
+    (again,) = await claim(ledger, "w-2")
+    again.record.deliveries[0].status = "retrying"
+    again.record.deliveries[0].due_at = NOW
+    assert await save(ledger, again, due_at=NOW + 30, release=False)
+
+
+async def test_an_abandoned_claim_comes_back(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger, "w-1")
+    await ledger.abandon("a", one.fence - 1, due_at=NOW)
+    assert await claim(ledger, "w-2") == []
+    await ledger.abandon("a", one.fence, due_at=NOW + 5)
+    assert await ledger.renew("w-1", until=NOW + 99) == 0
+    assert await claim(ledger, "w-2") == []
+    assert [c.record.id for c in await claim(ledger, "w-2", now=NOW + 5)] == ["a"]
+
+
+async def test_a_sibling_s_dead_letter_never_takes_a_notification_from_its_worker(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    record = one.record
+    record.chain = ("push",)
+    record.deliveries = [Delivery(f"d-{n}", 0, "push", "fcm", "token", due_at=NOW) for n in range(3)]
+    for delivery in record.deliveries:
+        transitions.start(delivery, NOW)
+    for delivery in record.deliveries:
+        transitions.fail(record, delivery, NOW, exhausted=True, why="503")
+    transitions.conclude(record, NOW)
+    await save(ledger, one)
+
+    async def replay(letter_id: str) -> Any:
+        return await ledger.replay(
+            "t", ids=[letter_id], provider=None, error_code=None, now=NOW, rate_per_s=None, dry_run=False, limit=9
+        )
+
+    assert (await replay("d-0")).replayed == 1
+    (again,) = await claim(ledger)
+    busy = await replay("d-1")
+    assert (busy.replayed, busy.skipped[0].why.startswith("another delivery")) == (0, True)
+    transitions.start(again.record.deliveries[0], NOW)
+    transitions.delivered(again.record, again.record.deliveries[0], Receipt(200), NOW, 1.0)
+    await save(ledger, again)
+    assert (await ledger.get("a")).status == "delivered"
+    assert await ledger.dead_letter_count() == 0
+
+
+async def test_a_dead_letter_can_be_discarded(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    exhausted(one.record)
+    await save(ledger, one)
+    with pytest.raises(NotFound):
+        await ledger.discard("other", "d-a")
+    await ledger.discard("t", "d-a")
+    assert await ledger.dead_letter_count() == 0
+    assert (await ledger.get("a")).status == "dead_lettered"
+
+
 async def test_a_cancel_during_an_attempt_that_delivers_comes_too_late(ledger: Ledger) -> None:
     await accept(ledger, "a")
     (one,) = await claim(ledger)

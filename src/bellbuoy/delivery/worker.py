@@ -91,6 +91,7 @@ class Worker:
         self._rng = rng
         self._telemetry = telemetry
         self._running: set[asyncio.Task[None]] = set()
+        self._orphans: dict[str, int] = {}  # Claims that failed in our hands, by notification, with their fence.
         self._wake = asyncio.Event()
         self._stopping = False
         self._more = False  # Whether the ledger had more that was due than we claimed.
@@ -172,9 +173,17 @@ class Worker:
         while True:
             await self._clock.sleep(self._settings.lease_s / 3)
             try:
+                await self._abandon()
                 await self._ledger.renew(self.owner, until=self._clock.time() + self._settings.lease_s)
             except (Full, Unavailable) as error:
                 self._telemetry.event("lease_renewal_failed", code=error.code)
+
+    async def _abandon(self) -> None:
+        """Give back what failed in our hands, before renewing the leases would keep it there."""
+        for notification_id, fence in list(self._orphans.items()):
+            due_at = self._clock.time() + self._settings.lease_s
+            await self._ledger.abandon(notification_id, fence, due_at=due_at)
+            del self._orphans[notification_id]
 
     async def _drain(self) -> None:
         """Give back what has not begun, let what has begun end."""
@@ -191,9 +200,6 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A defect of ours must not stop the others. The lease ends and the notification comes back.
-            self._telemetry.event("worker_error", notification_id=task.get_name(), error=repr(error))
         if self._more and len(self._running) <= self._settings.in_hand_max // 2:
             self._wake.set()
 
@@ -204,6 +210,11 @@ class Worker:
             await self._work_out(claim.record, claim.fence)
         except LeaseLost:
             self._telemetry.event("lease_lost", notification_id=claim.record.id)
+            self._orphans[claim.record.id] = claim.fence
+        except Exception as error:
+            # A store that failed, or a defect of ours: it must not stop the others, and this one must come back.
+            self._telemetry.event("worker_error", notification_id=claim.record.id, error=repr(error))
+            self._orphans[claim.record.id] = claim.fence
 
     async def _work_out(self, record: Record, fence: int) -> None:
         """Bring one notification as far as it goes now, then give it back with the time it is due next."""

@@ -117,6 +117,13 @@ class NotificationLedger(Protocol):
         """
         ...
 
+    async def abandon(self, notification_id: str, fence: int, *, due_at: float) -> None:
+        """Give a claim back unfinished, for a worker that failed at it; it is due again at `due_at`, epoch seconds.
+
+        An attempt that was being made counts as one whose outcome is unknown. An old fence changes nothing.
+        """
+        ...
+
     async def renew(self, owner: str, *, until: float) -> int:
         """Move the end of all leases of `owner` to the epoch second `until`; return how many it holds."""
         ...
@@ -187,6 +194,10 @@ class DeadLetterLedger(Protocol):
             rate_per_s: spread them over time, None for at once.
             dry_run: only say what would happen.
         """
+        ...
+
+    async def discard(self, tenant: str, letter_id: str) -> None:
+        """Take a dead letter off the list for good; its notification stays as it is. Raises NotFound."""
         ...
 
     async def dead_letter_count(self) -> int:

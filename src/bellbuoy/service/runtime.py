@@ -18,6 +18,7 @@ from bellbuoy.errors import ConfigurationError
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
+from bellbuoy.service.api.protocol import BoundedProtocol, sweep
 from bellbuoy.service.settings import Settings, with_overrides
 
 Announce = Callable[[str], None]
@@ -116,7 +117,7 @@ async def _serve(
     server = _Server(
         uvicorn.Config(
             build_app(parts.context, extra),
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             loop="none",
@@ -133,12 +134,15 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     announce(f"Bellbuoy         http://{f'[{host}]' if ':' in host else host}:{port}")
     running = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+    sweeping = asyncio.create_task(sweep(server.server_state.connections), name="sweep")
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
         server.should_exit = True
         await running
         raise
+    finally:
+        sweeping.cancel()
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -16,6 +16,7 @@ from bellbuoy.errors import (
     Permanent,
     RecipientGone,
     Transient,
+    Unavailable,
 )
 from bellbuoy.intake.accept import Accepted
 from bellbuoy.model.delivery import Message, Receipt
@@ -316,6 +317,40 @@ async def test_a_worker_whose_lease_was_taken_sends_nothing_more(flow: Flow) -> 
     assert len(flow.providers["smtp"].sent) == 1
     assert "lease_lost" in flow.telemetry.names()
     assert outcomes((await flow.record(sent)).deliveries) == [None]
+
+
+async def test_a_store_that_fails_in_the_middle_leaves_nothing_stuck(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, broken = flow.ledger.user, True
+    await flow.add_user(email="ann@example.com")
+
+    async def failing(tenant: str, user_id: str) -> object:
+        if broken:
+            raise Unavailable("no answer")
+        return await user(tenant, user_id)
+
+    monkeypatch.setattr(flow.ledger, "user", failing)
+    sent = await flow.send(to_user())
+    await flow.pass_time(30)
+    assert "worker_error" in flow.telemetry.names()
+    broken = False
+    await flow.pass_time(120)
+    assert (await flow.record(sent)).status == "delivered"
+
+
+async def test_a_cancel_after_a_crash_ends_the_notification(flow: Flow) -> None:
+    never: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    flow.providers["smtp"].script = lambda message: never
+    sent = await flow.send(to_email())
+    await flow.pass_time(1)
+    await flow.crash()
+    await flow.ledger.hand_back(None, now=flow.clock.time())
+    await flow.ledger.cancel(sent, TENANT, now=flow.clock.time())
+    await flow.restart()
+    await flow.pass_time(5)
+    assert (await flow.record(sent)).status == "cancelled"
+    assert len(flow.providers["smtp"].sent) == 1
 
 
 async def test_one_key_is_one_notification_for_fifty_clients(flow: Flow) -> None:

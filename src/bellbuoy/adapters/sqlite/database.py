@@ -73,7 +73,8 @@ class Database:
         self.path = path
         self._inline = inline
         self._pending: deque[tuple[Bulk, Any, asyncio.Future[Any]]] = deque()
-        self._wake = threading.Semaphore(0)
+        self._wake = threading.Lock()  # Held; whoever has work for the writer releases it.
+        self._wake.acquire()
         self._sleeping = False
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,7 +142,7 @@ class Database:
             return
         self._closing = True
         if self._thread:
-            self._wake.release()
+            self._rouse()
             await asyncio.to_thread(self._thread.join)
         else:
             self._drain_inline()
@@ -161,6 +162,11 @@ class Database:
             self._thread.start()
         if self._sleeping:
             self._sleeping = False
+            self._rouse()
+
+    def _rouse(self) -> None:
+        # Only this side ever releases the lock, so what it sees locked stays so until it does.
+        if self._wake.locked():
             self._wake.release()
 
     def _drain_inline(self) -> None:

@@ -8,7 +8,9 @@ import msgspec
 
 from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.notifications import decode, encode, parse_cursor
+from bellbuoy.errors import NotFound
 from bellbuoy.model import transitions
+from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import DeadLetter, Replayed, Skip
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
@@ -62,6 +64,14 @@ class DeadLetters:
 
         return await self._db.write(bring_back)
 
+    async def discard(self, tenant: str, letter_id: str) -> None:
+        def remove(connection: Connection) -> None:
+            connection.execute("DELETE FROM dead_letters WHERE tenant = ? AND id = ?", (tenant, letter_id))
+            if not connection.changes():
+                raise NotFound(f"there is no dead letter {letter_id}")
+
+        await self._db.write(remove)
+
     async def dead_letter_count(self) -> int:
         def count(connection: Connection) -> int:
             return int(connection.execute("SELECT count(*) FROM dead_letters").fetchall()[0][0])
@@ -89,28 +99,19 @@ def _matching(
 
 
 def _revive(
-    connection: Connection,
-    letter_id: str,
-    notification_id: str,
-    now: float,
-    due_at: float,
-    *,
-    dry_run: bool,
+    connection: Connection, letter_id: str, notification_id: str, now: float, due_at: float, *, dry_run: bool
 ) -> str | None:
     """Bring one back and take it off the dead letters in the same transaction; returns why not, None when it was."""
-    row = connection.execute("SELECT record FROM notifications WHERE id = ?", (notification_id,)).fetchone()
+    row = connection.execute("SELECT record, owner FROM notifications WHERE id = ?", (notification_id,)).fetchone()
     if row is None:
         return "the notification is gone"
     record = decode(row[0])
     delivery = next((d for d in record.deliveries if d.id == letter_id), None)
     if delivery is None or not delivery.exhausted:
         return "it was replayed before"
-    if record.status not in ("dead_lettered", "accepted", "delivering", "queued"):
-        return f"the notification is {record.status}"
-    if due_at >= record.expires_at:
-        return "expired: its time to live has ended"
-    if dry_run:
-        return None
+    refused = _refused(record, due_at, owned=row[1] is not None)
+    if refused or dry_run:
+        return refused
     transitions.revive(record, delivery, now, due_at)
     connection.execute(
         """UPDATE notifications SET status = ?, due_at = ?, owner = NULL, held = NULL, fence = fence + 1, record = ?
@@ -118,4 +119,16 @@ def _revive(
         (record.status, transitions.due_at(record), encode(record), notification_id),
     )
     connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
+    return None
+
+
+def _refused(record: Record, due_at: float, *, owned: bool) -> str | None:
+    """Why no delivery of this notification may be brought back now, None when one may."""
+    if owned or any(d.status == "sending" for d in record.deliveries):
+        # Taking it from its worker would lose the outcome of what is being sent.
+        return "another delivery of this notification is being sent; try again in a moment"
+    if record.status not in ("dead_lettered", "accepted", "delivering", "queued"):
+        return f"the notification is {record.status}"
+    if due_at >= record.expires_at:
+        return "expired: its time to live has ended"
     return None

@@ -100,6 +100,15 @@ class Notifications:
         cancelling: bool = await self._db.bulk(_save, (record, fence, now, due_at, held, release))
         return cancelling
 
+    async def abandon(self, notification_id: str, fence: int, *, due_at: float) -> None:
+        def leave(connection: Connection) -> None:
+            connection.execute(
+                "UPDATE notifications SET owner = NULL, due_at = ? WHERE id = ? AND fence = ? AND owner IS NOT NULL",
+                (due_at, notification_id, fence),
+            )
+
+        await self._db.write(leave)
+
     async def renew(self, owner: str, *, until: float) -> int:
         def move(connection: Connection) -> int:
             connection.execute("UPDATE notifications SET due_at = ? WHERE owner = ?", (until, owner))
@@ -146,7 +155,7 @@ class Notifications:
 
     async def cancel(self, notification_id: str, tenant: str, *, now: float) -> Record:
         def end(connection: Connection) -> Record:
-            sql = "SELECT record, owner FROM notifications WHERE id = ? AND tenant = ?"
+            sql = "SELECT record FROM notifications WHERE id = ? AND tenant = ?"
             row = connection.execute(sql, (notification_id, tenant)).fetchone()
             if row is None:
                 raise NotFound(f"there is no notification {notification_id}")
@@ -154,8 +163,8 @@ class Notifications:
             under_way = any(d.status == "sending" for d in record.deliveries)
             if record.final or (under_way and record.once):
                 raise Conflict(f"nothing is left to cancel: it is {record.status}")
-            if under_way and row[1] is not None:
-                # Its worker holds the record; it is told at its next write, before it tries anything further.
+            if under_way:
+                # Its worker holds the record, or died with it. Whoever writes next is told before anything further.
                 connection.execute("UPDATE notifications SET cancelling = 1 WHERE id = ?", (notification_id,))
                 return record
             transitions.cancel_open(record, now)
@@ -259,10 +268,15 @@ def _save(connection: Connection, rows: Sequence[SaveRow]) -> list[bool | LeaseL
         )
         done = done and connection.changes() == size
     dead = [record for record, *_ in rows if record.status == "dead_lettered"]
-    if done and not dead and not asked:
+    # One of its dead letters was replayed and delivered, so the others wait for nothing any more.
+    redeemed = [record for record, *_ in rows if record.replays and record.status == "delivered"]
+    if done and not dead and not asked and not redeemed:
         return [False] * len(rows)
     ours = _fenced(connection, [(record.id, fence) for record, fence, *_ in rows])
     _bury(connection, [record for record in dead if record.id in ours])
+    for record in redeemed:
+        if record.id in ours:
+            connection.execute("DELETE FROM dead_letters WHERE notification_id = ?", (record.id,))
     return [
         record.id in asked if record.id in ours else LeaseLost(f"the lease on {record.id} went to another worker")
         for record, *_ in rows

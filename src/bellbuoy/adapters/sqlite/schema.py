@@ -46,6 +46,7 @@ MIGRATIONS: tuple[str, ...] = (
         letter BLOB NOT NULL
     );
     CREATE INDEX dead_letters_of ON dead_letters(tenant, provider, error_code);
+    CREATE INDEX dead_letters_notification ON dead_letters(notification_id);
     CREATE TABLE users(
         tenant TEXT NOT NULL, user_id TEXT NOT NULL, user BLOB NOT NULL, PRIMARY KEY(tenant, user_id)
     ) WITHOUT ROWID;

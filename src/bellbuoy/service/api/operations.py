@@ -97,6 +97,14 @@ async def replay_one(context: Context, call: Call) -> Reply:
     return Reply.json(result)
 
 
+async def discard(context: Context, call: Call) -> Reply:
+    """`DELETE /v1/dead-letters/{id}`."""
+    call.query()
+    await context.ledger.discard(call.key.tenant, call.path("id"))
+    context.telemetry.event("dead_letter_discarded", id=call.path("id"), key=call.key.id)
+    return Reply(204, b"")
+
+
 async def replay_many(context: Context, call: Call) -> Reply:
     """`POST /v1/dead-letters/replay`."""
     post = await call.document(_replay, BODY_BYTES_MAX * 16)

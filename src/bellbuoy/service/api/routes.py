@@ -204,6 +204,15 @@ ROUTES: tuple[Route, ...] = (
         query={"provider": {"type": "string"}, "error_code": {"type": "string"}, **_LIMIT, **_CURSOR},
     ),
     Route(
+        "DELETE",
+        "/v1/dead-letters/{id}",
+        operations.discard,
+        "Take one off the list for good",
+        "operate",
+        {204: None},
+        problems=(404,),
+    ),
+    Route(
         "POST",
         "/v1/dead-letters/replay",
         operations.replay_many,

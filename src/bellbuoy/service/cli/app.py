@@ -309,6 +309,19 @@ def letters_replay(
     show.replayed(done, as_json)
 
 
+@letters_app.command("discard")
+def letters_discard(
+    letter_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Take one off the list for good; its notification stays dead-lettered."""
+    _client(url, key, data_dir).delete(path_of("v1", "dead-letters", letter_id))
+    output.show_json({"discarded": letter_id}) if as_json else print(f"discarded {letter_id}")
+
+
 @breakers_app.command("list")
 def breakers_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """All breakers and their states."""

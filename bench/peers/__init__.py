@@ -1,0 +1,1 @@
+"""The same work as users build it today from well-known parts."""
