@@ -22,7 +22,9 @@ def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> A
     resources: dict[str, dict[str, Route]] = {}
     for route in ROUTES:
         resources.setdefault(route.path, {})[route.method] = route
-    routes = [starlette.routing.Route(path, _Resource(context, methods)) for path, methods in resources.items()]
+    # A path spelt out goes before one with a parameter that would match it too.
+    ordered = sorted(resources.items(), key=lambda item: item[0].count("{"))
+    routes = [starlette.routing.Route(path, _Resource(context, methods)) for path, methods in ordered]
     document = Reply.json(openapi.build())
     html = Reply(200, openapi.page().encode(), b"text/html; charset=utf-8", {"Content-Security-Policy": _CSP})
     routes += [
