@@ -16,10 +16,10 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     # A package must not start its service: tests run servers of their own, on ports of their own.
-    printf '#!/bin/sh\nexit 101\n' >/tmp/bellbuoy-policy-rc.d
     if [ ! -e /usr/sbin/policy-rc.d ]; then
-        install -m 755 /tmp/bellbuoy-policy-rc.d /usr/sbin/policy-rc.d
         trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
     fi
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
