@@ -26,6 +26,8 @@ class CachedLedger:
         self._users_max = users_max
         self._users: OrderedDict[tuple[str, str], User | None] = OrderedDict()
         self._changes = 0
+        # Looked up for every notification, so found at once.
+        self.accept, self.save, self.claim = ledger.accept, ledger.save, ledger.claim
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from bellbuoy.model.delivery import Delivery, Message, ProviderName, Record
+from bellbuoy.model.identity import derived
 from bellbuoy.model.recipient import CHANNELS, Channel, Platform, QuietHours, User
 
 _NAMESPACE = uuid.UUID("6f0a7e0e-3a0f-5f5b-9e3c-0b6e6c6c7569")
@@ -113,10 +114,9 @@ def enter_step(record: Record, user: User | None, now: float) -> bool:
     record.step_at = now
     found = False
     for provider, endpoint, platform, device_id, registered_at in endpoints(record, user, channel):
-        identity = uuid.uuid5(_NAMESPACE, f"{record.id}/{record.step}/{provider}/{endpoint}")
         record.deliveries.append(
             Delivery(
-                id=str(identity),
+                id=derived(_NAMESPACE, f"{record.id}/{record.step}/{provider}/{endpoint}"),
                 step=record.step,
                 channel=channel,
                 provider=provider,

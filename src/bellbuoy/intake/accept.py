@@ -14,6 +14,7 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Invalid, RateLimited
 from bellbuoy.model.delivery import Record
+from bellbuoy.model.identity import derived, timed
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Claim, NotificationLedger, Offer, Taken
 from bellbuoy.ports.operations import Telemetry
@@ -152,9 +153,5 @@ class Intake:
     def _identify(self, tenant: str, key: str | None, now: float) -> str:
         """UUIDv5 of tenant and key; without a key UUIDv7 (RFC 9562), which sorts by time."""
         if key is not None:
-            return str(uuid.uuid5(_NAMESPACE, f"{len(tenant)}:{tenant}:{key}"))
-        random = self._rng.getrandbits(74)
-        value = (
-            (int(now * 1000) & (2**48 - 1)) << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (2**62 - 1)
-        )
-        return str(uuid.UUID(int=value))
+            return derived(_NAMESPACE, f"{len(tenant)}:{tenant}:{key}")
+        return timed(now, self._rng)

@@ -76,6 +76,7 @@ class Database:
         self._wake = threading.Lock()  # Held; whoever has work for the writer releases it.
         self._wake.acquire()
         self._sleeping = False
+        self._rousing = False
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -160,6 +161,13 @@ class Database:
             self._loop = loop
             self._thread = threading.Thread(target=self._write_forever, name="ledger-write", daemon=True)
             self._thread.start()
+        if self._sleeping and not self._rousing:
+            # At the end of this turn of the loop: what else it hands over then shares the commit.
+            self._rousing = True
+            loop.call_soon(self._rouse_once)
+
+    def _rouse_once(self) -> None:
+        self._rousing = False
         if self._sleeping:
             self._sleeping = False
             self._rouse()
