@@ -175,6 +175,9 @@ def test_a_batch_answers_in_order_and_one_bad_line_stops_no_other(server: Server
         assert ["id" in result for result in document["results"]] == [True, False, True]
         assert document["results"][1]["error"]["code"] == "invalid"
         assert server.status_of(document["results"][2]["id"])
+    huge = {"recipient": {"email": "a@example.com"}, "content": {"body": "x" * 70_000}}
+    refused = server.call("POST", "/v1/notifications/batch", {"notifications": [huge]}).json()["results"][0]
+    assert refused["error"]["code"] == "body_too_large"
     assert server.call("POST", "/v1/notifications/batch", {"notifications": []}).status == 422
     assert server.call("POST", "/v1/notifications/batch", {"notifications": [to_email(1)] * 1001}).status == 422
 
@@ -310,6 +313,18 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(server: Server
     answer = _raw(server, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 20_000_000)
     assert answer.startswith(b"HTTP/1.1 400") or answer == b""
     assert request("GET", f"{server.url}/livez").status == 200
+
+
+def test_what_needs_no_key_is_for_this_machine_by_its_own_name(server: Server) -> None:
+    for path, refused in (("/metrics", 401), ("/_control", 404)):
+        assert request("GET", server.url + path).status == 200
+        assert request("GET", server.url + path, headers={"Host": "evil.example"}).status == refused
+        assert request("GET", server.url + path, headers={"X-Forwarded-For": "127.0.0.1"}).status == refused
+
+
+def test_the_ledger_is_its_owner_s_alone(server: Server) -> None:
+    modes = {path.stat().st_mode & 0o077 for path in server.data_dir.glob("bellbuoy.db*")}
+    assert modes == {0}
 
 
 def test_requests_in_one_packet_are_answered_in_order(server: Server) -> None:

@@ -20,14 +20,15 @@ class PurgeRules(Struct, frozen=True):
     """When to stop believing.
 
     Args:
-        window_s: how far back answers count.
-        gone_min: so many gone answers within the window before the share says anything.
-        share_max: the largest believable share of gone among the answers within the window, 0 to 1.
-        suspect_s: how long a token is a suspect before it is invalidated.
+        answers_max: how many of the latest answers count, however long ago they came.
+        gone_min: so many gone answers among them before the share says anything.
+        share_max: the largest believable share of gone among them, 0 to 1.
+        suspect_s: how long a token is a suspect at least. It stays one until the provider has taken another message
+            since, which shows that the credential is right.
         suspects_max: suspects kept; the oldest beyond it goes free and will be found again by its next attempt.
     """
 
-    window_s: float = 60.0
+    answers_max: int = 500
     gone_min: int = 20
     share_max: float = 0.2
     suspect_s: float = 5.0
@@ -49,16 +50,17 @@ class PurgeGuard:
         self._clock = clock
         self._telemetry = telemetry
         self._rules = rules
-        self._seconds: deque[list[float]] = deque()  # Each [second, answers, of which gone].
-        self._answers = 0
+        self._answers: deque[bool] = deque(maxlen=rules.answers_max)  # Each: whether it said gone.
         self._gone = 0
+        self._taken_at = float("-inf")
         self._suspects: deque[tuple[float, Tombstone]] = deque()
         self.tripped = False
 
     def answered(self) -> None:
         """The provider took a message. The guard believes again once the share of gone has fallen to half its limit."""
-        self._count(0)
-        if self.tripped and self._gone <= self._rules.share_max / 2 * self._answers:
+        self._count(gone=False)
+        self._taken_at = self._clock.monotonic()
+        if self.tripped and self._gone <= self._rules.share_max / 2 * len(self._answers):
             self.tripped = False
             self._telemetry.clear_issue("credential_rejected", self._provider)
 
@@ -68,9 +70,9 @@ class PurgeGuard:
         Returns:
             Whether to believe it. When not, the attempt failed for the lack of a right credential.
         """
-        self._count(1)
+        self._count(gone=True)
         rules = self._rules
-        if not self.tripped and self._gone >= rules.gone_min and self._gone > rules.share_max * self._answers:
+        if not self.tripped and self._gone >= rules.gone_min and self._gone > rules.share_max * len(self._answers):
             self._trip()
         if self.tripped:
             return False
@@ -84,29 +86,28 @@ class PurgeGuard:
         """Suspects whose time is up and who are believed gone."""
         now = self._clock.monotonic()
         found = []
-        while self._suspects and self._suspects[0][0] <= now:
+        while self._suspects and self._suspects[0][0] <= now and self._vouched(self._suspects[0][0]):
             found.append(self._suspects.popleft()[1])
         return found
+
+    def _vouched(self, due: float) -> bool:
+        return self._taken_at >= due - self._rules.suspect_s
 
     def _trip(self) -> None:
         self.tripped = True
         freed = len(self._suspects)
         self._suspects.clear()
         detail = (
-            f"{self._gone} of the last {self._answers} answers called the token gone: this looks like a wrong project, "
-            f"topic or environment. No token is purged and deliveries are held; {freed} suspects went free"
+            f"{self._gone} of the last {len(self._answers)} answers called the token gone: this looks like a wrong "
+            f"project, topic or environment. No token is purged and deliveries are held; {freed} suspects went free"
         )
         self._telemetry.raise_issue(Issue("credential_rejected", self._provider, detail, self._clock.time()))
+        # What comes from now on shows whether it is mended; what tripped it says nothing of that.
+        self._answers.clear()
+        self._gone = 0
 
-    def _count(self, gone: int) -> None:
-        second = int(self._clock.monotonic())
-        if not self._seconds or self._seconds[-1][0] != second:
-            self._seconds.append([second, 0, 0])
-            while self._seconds[0][0] <= second - self._rules.window_s:
-                _, answers, old = self._seconds.popleft()
-                self._answers -= int(answers)
-                self._gone -= int(old)
-        self._seconds[-1][1] += 1
-        self._seconds[-1][2] += gone
-        self._answers += 1
+    def _count(self, *, gone: bool) -> None:
+        if len(self._answers) == self._answers.maxlen:
+            self._gone -= self._answers[0]
+        self._answers.append(gone)
         self._gone += gone

@@ -83,6 +83,9 @@ def delivered(record: Record, delivery: Delivery, receipt: Receipt, now: float, 
 
 def fail(record: Record, delivery: Delivery, now: float, *, exhausted: bool, why: str) -> None:
     """The delivery will not be made; `exhausted` when only because it has run out of attempts."""
+    if _doubted(delivery):
+        leave_uncertain(record, delivery, now, f"{why}, and an earlier attempt may have been delivered")
+        return
     _end(delivery, "failed")
     delivery.exhausted = exhausted
     record.note(now, "exhausted" if exhausted else "delivery_failed", f"{delivery.provider}: {why}")
@@ -115,7 +118,7 @@ def finish_open(record: Record, now: float, status: Literal["cancelled", "expire
     """End what waits and enter no further channel; what is being sent ends by itself and then concludes the record."""
     for delivery in record.deliveries:
         if delivery.status in ("pending", "retrying"):
-            _end(delivery, status)
+            _end(delivery, "uncertain" if status == "expired" and _doubted(delivery) else status)
     if record.final:
         return
     record.note(now, status, why)
@@ -202,6 +205,11 @@ def _fallback_at(record: Record) -> float | None:
 def held_for(record: Record) -> ProviderName | None:
     """The provider that the record waits for, None when it waits for none."""
     return next((d.provider for d in record.deliveries if d.open and d.held), None)
+
+
+def _doubted(delivery: Delivery) -> bool:
+    """Whether an attempt of it may have been delivered without anybody knowing."""
+    return any(attempt.outcome == "uncertain" for attempt in delivery.attempts)
 
 
 def _end(delivery: Delivery, status: DeliveryStatus) -> None:

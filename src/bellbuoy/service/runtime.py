@@ -14,7 +14,7 @@ from random import Random
 import uvicorn
 
 from bellbuoy.clock import Clock, SystemClock
-from bellbuoy.errors import ConfigurationError
+from bellbuoy.errors import ConfigurationError, StoreError
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
@@ -71,6 +71,8 @@ async def run(
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
             if parts.release is not None:
                 tasks.append(group.create_task(parts.release.run(), name="release"))
+            if accepting and not parts.owns_ledger:
+                tasks.append(group.create_task(_follow_keys(parts, clock), name="keys"))
             working_task = group.create_task(parts.worker.run(), name="worker") if parts.worker is not None else None
             serving = group.create_task(_serve(parts, listener, sandbox, announce), name="api") if listener else None
             parts.telemetry.event("service_started", accepting=accepting, working=working)
@@ -91,6 +93,14 @@ async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, worki
     if working is not None and parts.worker is not None:
         parts.worker.stop()
         await asyncio.wait([working])
+
+
+async def _follow_keys(parts: assembly.Parts, clock: Clock) -> None:
+    """Learn within a second of keys that another process made or revoked."""
+    while True:
+        await clock.sleep(1.0)
+        with contextlib.suppress(StoreError):  # The next look will do.
+            await parts.keys.load()
 
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:

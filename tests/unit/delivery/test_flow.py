@@ -256,6 +256,27 @@ async def test_a_mass_of_gone_tokens_purges_none_and_raises_an_issue(flow: Flow)
     assert not await flow.ledger.tombstones(TENANT, limit=100)
 
 
+async def test_a_wrong_project_that_shows_slowly_purges_nothing_either(flow: Flow) -> None:
+    gone = RecipientGone("gone", provider_status=404, error_code="UNREGISTERED")
+    flow.providers["fcm"].script = lambda message: gone
+    for n in range(40):
+        await flow.add_user(f"u-{n}", devices=(android(f"d-{n}"),))
+        await flow.send(to_user(f"u-{n}"))
+        await flow.pass_time(8)
+    assert ("credential_rejected", "fcm") in flow.telemetry.issues
+    assert not await flow.ledger.tombstones(TENANT, limit=100)
+
+
+async def test_a_doubt_is_not_forgotten_when_a_later_attempt_fails(flow: Flow) -> None:
+    answers = iter([OutcomeUnknown("gone quiet"), Permanent("no", error_code="550")])
+    flow.providers["smtp"].script = lambda message: next(answers)
+    sent = await flow.send(to_email())
+    await flow.pass_time(5)
+    assert outcomes((await flow.record(sent)).deliveries) == ["uncertain", "permanent"]
+    assert (await flow.record(sent)).status == "uncertain"
+    assert (await flow.books()).uncertain == 1
+
+
 async def test_a_few_gone_tokens_among_many_are_purged_reversibly(flow: Flow) -> None:
     for n in range(300):
         await flow.add_user(f"u-{n}", devices=(android(f"d-{n}"),))

@@ -11,10 +11,9 @@ from starlette.types import ASGIApp
 from bellbuoy.errors import BellbuoyError
 from bellbuoy.service.api import openapi
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send
+from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send, from_here
 from bellbuoy.service.api.problems import problem
 from bellbuoy.service.api.routes import ROUTES, Route
-from bellbuoy.service.settings import is_loopback
 
 
 def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> ASGIApp:
@@ -112,9 +111,7 @@ class LoopbackOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = scope.get("client")
-        here = client is not None and is_loopback(client[0]) and b"x-forwarded-for" not in dict(scope["headers"])
-        await (self._app if here else _nowhere)(scope, receive, send)
+        await (self._app if from_here(Call(scope, receive)) else _nowhere)(scope, receive, send)
 
 
 async def _nowhere(scope: Any, receive: Any, send: Any) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
 from bellbuoy.errors import BellbuoyError, Invalid
 from bellbuoy.intake.validate import parse
 from bellbuoy.model.operation import ApiKey
+from bellbuoy.service.settings import is_loopback
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -156,6 +157,17 @@ class Call:
     async def document(self, decoder: msgspec.json.Decoder[T], limit: int) -> T:
         """The body as a document of one type; raises as `body` and `parse` do."""
         return parse(await self.body(limit), decoder)
+
+
+def from_here(call: Call) -> bool:
+    """Whether a program on this machine asks, by a name of this machine.
+
+    A name elsewhere that points here would let a page in a browser ask (DNS rebinding), and a proxy speaks for others.
+    """
+    client = call.scope.get("client")
+    if client is None or not is_loopback(client[0]) or b"x-forwarded-for" in call.headers:
+        return False
+    return is_loopback(urlsplit("//" + (call.header(b"host") or "localhost")).hostname or "")
 
 
 def _too_large(limit: int) -> HttpError:

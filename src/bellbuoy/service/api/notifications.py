@@ -13,7 +13,7 @@ from bellbuoy.model.delivery import NotificationStatus
 from bellbuoy.model.notification import BODY_BYTES_MAX, Request
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.api.exchange import JSON_TYPES, NDJSON_TYPES, Call, HttpError, Reply
+from bellbuoy.service.api.exchange import JSON_TYPES, NDJSON_TYPES, Call, HttpError, Reply, encode
 from bellbuoy.service.api.problems import document, problem
 from bellbuoy.service.api.schemas import BATCH_MAX, Batch
 
@@ -71,9 +71,9 @@ def _entries(call: Call, body: bytes) -> list[Any]:
 
 
 def _request(entry: Any) -> Request:
+    if len(entry if isinstance(entry, bytes) else encode(entry)) > BODY_BYTES_MAX:
+        raise HttpError(413, "body_too_large", f"the notification is over {BODY_BYTES_MAX} bytes")
     if isinstance(entry, bytes):
-        if len(entry) > BODY_BYTES_MAX:
-            raise HttpError(413, "body_too_large", f"the notification is over {BODY_BYTES_MAX} bytes")
         return parse_request(entry)
     try:
         request = msgspec.convert(entry, Request)

@@ -11,11 +11,10 @@ from bellbuoy.errors import Conflict, Invalid, NotFound, StoreError
 from bellbuoy.model.notification import BODY_BYTES_MAX
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.api.exchange import Call, HttpError, Reply
+from bellbuoy.service.api.exchange import Call, HttpError, Reply, from_here
 from bellbuoy.service.api.health import breaker_view, collect, health
 from bellbuoy.service.api.notifications import limit_of
 from bellbuoy.service.api.schemas import BreakerPost, KeyPost, ReplayPost, RestorePost
-from bellbuoy.service.settings import is_loopback
 
 _replay = msgspec.json.Decoder(ReplayPost)
 _restore = msgspec.json.Decoder(RestorePost)
@@ -39,8 +38,7 @@ async def ready(context: Context, call: Call) -> Reply:
 
 async def metrics(context: Context, call: Call) -> Reply:
     """`GET /metrics`: Prometheus's text; without a key on loopback only."""
-    client = call.scope.get("client")
-    if not (client and is_loopback(client[0])) or call.header(b"x-forwarded-for") is not None:
+    if not from_here(call):
         key = context.authenticate(call)
         if "read" not in key.scopes:
             raise HttpError(403, "forbidden", "the key lacks the scope read")

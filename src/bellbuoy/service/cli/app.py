@@ -6,6 +6,7 @@ Exit status: 0 done, 1 failed, 2 wrong use.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,7 @@ def _run(settings: Settings, *, accepting: bool, working: bool) -> None:
     from bellbuoy.service.telemetry import configure_logging
 
     configure_logging(settings.log.level, settings.log.format)
+    os.umask(0o077)  # The ledger holds recipients and content, whoever made the directory it lies in.
     try:
         uvloop.run(
             runtime.run(settings, accepting=accepting, working=working, announce=lambda line: print(line, flush=True))
