@@ -23,8 +23,9 @@ class PurgeRules(Struct, frozen=True):
         answers_max: how many of the latest answers count, however long ago they came.
         gone_min: so many gone answers among them before the share says anything.
         share_max: the largest believable share of gone among them, 0 to 1.
-        suspect_s: how long a token is a suspect at least. It stays one until the provider has taken another message
-            since, which shows that the credential is right.
+        suspect_s: how long a token is a suspect at least. It stays one until the provider has taken another message,
+            not longer than `vouch_s` before, which shows that the credential is right.
+        vouch_s: for how many seconds a message that was taken speaks for the credential.
         suspects_max: suspects kept; the oldest beyond it goes free and will be found again by its next attempt.
     """
 
@@ -32,6 +33,7 @@ class PurgeRules(Struct, frozen=True):
     gone_min: int = 20
     share_max: float = 0.2
     suspect_s: float = 5.0
+    vouch_s: float = 60.0
     suspects_max: int = 10_000
 
 
@@ -91,7 +93,7 @@ class PurgeGuard:
         return found
 
     def _vouched(self, due: float) -> bool:
-        return self._taken_at >= due - self._rules.suspect_s
+        return self._taken_at >= due - self._rules.suspect_s - self._rules.vouch_s
 
     def _trip(self) -> None:
         self.tripped = True
