@@ -212,3 +212,20 @@ def test_a_worker_that_was_frozen_past_its_lease_wakes_up_and_harms_nothing(tmp_
         for process in (frozen, other, api, outside):
             if process.process is not None:
                 process.kill()
+
+
+def test_a_key_revoked_on_one_api_is_refused_by_the_other(tmp_path: Path) -> None:
+    first, second = (Server(tmp_path / "data", arguments=("api", "--port", "0")) for _ in range(2))
+    try:
+        first.start()
+        made = first.call("POST", "/v1/keys", {"name": "n", "scopes": ["read"]}).json()
+        second.start()
+        assert second.call("GET", "/v1/health", key=made["key"]).status == 200
+        late = first.call("POST", "/v1/keys", {"name": "late", "scopes": ["read"]}).json()
+        first.call("DELETE", f"/v1/keys/{made['id']}")
+        wait_for(lambda: second.call("GET", "/v1/health", key=made["key"]).status == 401, within_s=5)
+        wait_for(lambda: second.call("GET", "/v1/health", key=late["key"]).status == 200, within_s=5)
+    finally:
+        for process in (first, second):
+            if process.process is not None:
+                process.kill()
