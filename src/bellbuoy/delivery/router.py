@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Message, ProviderName, Record
 from bellbuoy.model.identity import derived
 from bellbuoy.model.recipient import CHANNELS, Channel, Platform, QuietHours, User
@@ -18,23 +19,19 @@ _NAMESPACE = uuid.UUID("6f0a7e0e-3a0f-5f5b-9e3c-0b6e6c6c7569")
 
 
 def route(record: Record, user: User | None, now: float) -> None:
-    """Decide the chain of channels and when to begin, once for each notification.
+    """Decide the chain of channels, or that there is nothing to send.
 
-    Sets `chain`, and either a `not_before` with status `scheduled`, or a final status: `suppressed` when the recipient
-    opted out of the category, `failed` with code `no_route` when there is nowhere to send.
+    Sets `chain`, and a final status where there is one: `suppressed` when the recipient opted out of the category,
+    `failed` with code `no_route` when there is nowhere to send.
 
     Args:
         record: not yet routed.
         user: the recipient, None when the request names no user or one that is unknown.
         now: epoch seconds.
     """
-    request = record.request
-    preferences = user.preferences if user else None
-    if preferences and request.category and preferences.categories.get(request.category) is False:
+    if _opted_out(record, user):
         record.chain = ()
-        record.status = "suppressed"
-        record.code = "category_opted_out"
-        record.note(now, "suppressed", f"the recipient opted out of the category {request.category!r}")
+        transitions.suppress(record, now, _opting_out(record))
         return
     record.locale = user.locale if user else None
     record.chain, refused = _chain(record, user)
@@ -44,13 +41,77 @@ def route(record: Record, user: User | None, now: float) -> None:
         record.note(now, "failed", "no_route: " + (refused or "the recipient has no usable endpoint"))
         return
     record.note(now, "routed", " then ".join(record.chain))
-    if preferences and preferences.quiet_hours and request.priority != "high":
-        zone = user.timezone if user else "UTC"
-        end = quiet_until(preferences.quiet_hours, zone, max(now, record.not_before or 0.0))
-        if end is not None:
-            record.not_before = end
-            record.status = "scheduled"
-            record.note(now, "scheduled", f"quiet hours until {preferences.quiet_hours.end} in {zone}")
+
+
+def look_again(record: Record, user: User | None, now: float) -> None:
+    """Hold what was decided against what the recipient is and allows now, before anything more is sent.
+
+    Time has passed since the record was routed: a retry, a hold, an earlier channel. A category that was opted out of
+    ends what is open. An endpoint that is no longer the recipient's gets nothing more; where a new token or address has
+    taken its place that one gets the notification, else the chain goes on without it.
+
+    Args:
+        record: routed before; none of its deliveries is `sending`.
+        user: the recipient as it is now, None when the request names no user or one that is deleted.
+        now: epoch seconds.
+    """
+    if record.request.recipient.user_id is None:
+        return
+    if _opted_out(record, user):
+        transitions.suppress(record, now, _opting_out(record))
+        return
+    for delivery in [d for d in record.deliveries if d.open]:
+        there = list(endpoints(record, user, delivery.channel))
+        if any(address[:2] == (delivery.provider, delivery.endpoint) for address in there):
+            continue
+        transitions.fail(record, delivery, now, exhausted=False, why=_gone(user, delivery))
+        for address in there:
+            if address[3] == delivery.device_id:
+                _add(record, delivery.step, delivery.channel, address, now)
+
+
+def _gone(user: User | None, delivery: Delivery) -> str:
+    """Why an endpoint is no longer the recipient's, in words for the timeline."""
+    if user is None:
+        return "the user was deleted meanwhile"
+    if delivery.channel not in allowed(user):
+        return f"the recipient no longer allows {delivery.channel}"
+    if delivery.channel != "push":
+        return "the recipient's address was changed or removed meanwhile"
+    known = next((d for d in user.devices if d.device.device_id == delivery.device_id), None)
+    if known is None:
+        return "the device was deleted meanwhile"
+    same = known.device.token == delivery.endpoint and known.device.provider == delivery.provider
+    return "the token was invalidated meanwhile" if same else "the device's token was replaced meanwhile"
+
+
+def wait_for_quiet_hours(record: Record, user: User | None, now: float) -> bool:
+    """Whether the recipient's quiet hours keep the record back at `now`; if so it is scheduled for their end.
+
+    What has no delivery yet is routed anew then, since a night is long.
+    """
+    if user is None or user.preferences.quiet_hours is None or record.request.priority == "high":
+        return False
+    end = quiet_until(user.preferences.quiet_hours, user.timezone, now)
+    if end is None:
+        return False
+    why = f"quiet hours until {user.preferences.quiet_hours.end} in {user.timezone}"
+    transitions.postpone(record, now, end, why)
+    return True
+
+
+def _opted_out(record: Record, user: User | None) -> bool:
+    category = record.request.category
+    return user is not None and category is not None and user.preferences.categories.get(category) is False
+
+
+def _opting_out(record: Record) -> str:
+    return f"the recipient opted out of the category {record.request.category!r}"
+
+
+def allowed(user: User) -> tuple[Channel, ...]:
+    """The channels that a recipient allows, in order of preference."""
+    return user.preferences.channels if user.preferences.channels is not None else CHANNELS
 
 
 def _chain(record: Record, user: User | None) -> tuple[tuple[Channel, ...], str | None]:
@@ -65,7 +126,7 @@ def _chain(record: Record, user: User | None) -> tuple[tuple[Channel, ...], str 
     elif user is None:
         return (), "the user is unknown"
     else:
-        reachable = user.preferences.channels if user.preferences.channels is not None else CHANNELS
+        reachable = allowed(user)
     wanted = record.request.channels or reachable
     chain = tuple(c for c in wanted if c in reachable and any(endpoints(record, user, c)))
     if chain:
@@ -83,6 +144,8 @@ Address = tuple[ProviderName, str, Platform | None, str | None, float | None]
 def endpoints(record: Record, user: User | None, channel: Channel) -> Iterator[Address]:
     """Where a channel leads for this recipient; nothing for email and sms when there is no text to send."""
     recipient = record.request.recipient
+    if user and channel not in allowed(user):
+        return
     if channel == "push":
         if recipient.device:
             device = recipient.device
@@ -113,22 +176,30 @@ def enter_step(record: Record, user: User | None, now: float) -> bool:
     channel = record.chain[record.step]
     record.step_at = now
     found = False
-    for provider, endpoint, platform, device_id, registered_at in endpoints(record, user, channel):
-        record.deliveries.append(
-            Delivery(
-                id=derived(_NAMESPACE, f"{record.id}/{record.step}/{provider}/{endpoint}"),
-                step=record.step,
-                channel=channel,
-                provider=provider,
-                endpoint=endpoint,
-                platform=platform,
-                device_id=device_id,
-                registered_at=registered_at,
-                due_at=now,
-            )
-        )
+    for address in endpoints(record, user, channel):
+        _add(record, record.step, channel, address, now)
         found = True
     return found
+
+
+def _add(record: Record, step: int, channel: Channel, address: Address, now: float) -> None:
+    provider, endpoint, platform, device_id, registered_at = address
+    delivery_id = derived(_NAMESPACE, f"{record.id}/{step}/{provider}/{endpoint}")
+    if any(d.id == delivery_id for d in record.deliveries):
+        return
+    record.deliveries.append(
+        Delivery(
+            id=delivery_id,
+            step=step,
+            channel=channel,
+            provider=provider,
+            endpoint=endpoint,
+            platform=platform,
+            device_id=device_id,
+            registered_at=registered_at,
+            due_at=now,
+        )
+    )
 
 
 def message_for(record: Record, delivery: Delivery, now: float) -> Message:

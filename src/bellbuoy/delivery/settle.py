@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from msgspec import Struct, field
 
-from bellbuoy.delivery.router import enter_step, route
+from bellbuoy.delivery.router import enter_step, look_again, route, wait_for_quiet_hours
 from bellbuoy.errors import (
     CredentialRejected,
     OutcomeUnknown,
@@ -50,16 +50,18 @@ def next_attempts(record: Record, user: User | None, now: float, *, claimed: boo
     `claimed` is true when the record has just been claimed: then what was held may be tried, since either its time
     has come or its provider is being tried again. Gives the record its status when nothing is to be attempted now.
     """
-    if record.not_before is not None and record.not_before > now:
-        return []
-    if record.chain is None and not record.final:
-        route(record, user, now)
-        if record.status == "scheduled":
-            return []
-    if record.final and record.status != "delivered":
+    if record.over:
         return []
     if not record.once and now >= record.expires_at:
         transitions.finish_open(record, now, "expired", "its time to live ended")
+        return []
+    if record.not_before is not None and record.not_before > now:
+        return []
+    if record.chain is None:
+        route(record, user, now)
+    else:
+        look_again(record, user, now)
+    if record.over or wait_for_quiet_hours(record, user, now):
         return []
     while True:
         ready = [d for d in record.deliveries if _ready(d, now, claimed)]

@@ -220,9 +220,10 @@ class Worker:
         """Bring one notification as far as it goes now, then give it back with the time it is due next."""
         worker_lost(record, self._clock.time(), self._rules)
         user_id = record.request.recipient.user_id
-        user = await self._ledger.user(record.tenant, user_id) if user_id is not None else None
         claimed, go_on = True, True
-        while go_on and not self._stopping:
+        while go_on and not self._stopping and not record.over:
+            # Anew each time round: an attempt may take long, and the recipient may have changed meanwhile.
+            user = await self._ledger.user(record.tenant, user_id) if user_id is not None else None
             now = self._clock.time()
             ready = next_attempts(record, user, now, claimed=claimed)
             claimed = False

@@ -170,6 +170,11 @@ class Record(Struct, omit_defaults=True):
         """Whether its status can no longer change by itself."""
         return self.status not in PENDING
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will be done by itself: it is final, and no delivery is open."""
+        return self.final and not any(delivery.open for delivery in self.deliveries)
+
     def note(self, at: float, event: str, detail: str) -> None:
         """Add a line to the timeline, at `at` epoch seconds, keeping at most `TIMELINE_MAX`."""
         if len(self.timeline) >= TIMELINE_MAX:

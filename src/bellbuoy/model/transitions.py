@@ -9,6 +9,7 @@ a delivery and who moves it:
                           │ └──retry────────────> retrying ──start──> sending
     pending, retrying ──hold, wait──> the same, later
     pending, retrying ──finish_open─> cancelled | expired
+    pending, retrying ──suppress────> cancelled | uncertain
     failed (exhausted) ──revive─────> pending
 """
 
@@ -130,6 +131,31 @@ def finish_open(record: Record, now: float, status: Literal["cancelled", "expire
         record.status = status
 
 
+def suppress(record: Record, now: float, why: str) -> None:
+    """The recipient wants none of this: end what waits and enter no further channel."""
+    for delivery in record.deliveries:
+        if delivery.status in ("pending", "retrying"):
+            _end(delivery, "uncertain" if _doubted(delivery) else "cancelled")
+    if record.final:
+        return
+    record.note(now, "suppressed", why)
+    record.status = "uncertain" if any(d.status == "uncertain" for d in record.deliveries) else "suppressed"
+    record.code = "category_opted_out"
+
+
+def postpone(record: Record, now: float, until: float, why: str) -> None:
+    """Send nothing more before `until` epoch seconds; what has no delivery yet is routed anew then."""
+    record.not_before = until
+    record.note(now, "scheduled", why)
+    if not record.final:
+        record.status = "scheduled"
+    if not record.deliveries:
+        record.chain = None
+    for delivery in record.deliveries:
+        if delivery.status in ("pending", "retrying"):
+            wait(delivery, until, 0.0)
+
+
 def revive(record: Record, delivery: Delivery, now: float, due_at: float) -> None:
     """Bring an exhausted delivery back with a fresh count of attempts; it is due at `due_at` epoch seconds."""
     for attempt in delivery.attempts:
@@ -159,7 +185,7 @@ def conclude(record: Record, now: float) -> None:
         return
     record.status = _final_status(record)
     last = next((d.attempts[-1] for d in reversed(record.deliveries) if d.attempts), None)
-    record.code = last.error_code if last else None
+    record.code = last.error_code if last else "no_route" if record.status == "failed" else None
     record.note(now, record.status, record.code or "nothing was sent")
 
 
@@ -186,12 +212,12 @@ def due_at(record: Record) -> float | None:
     times = [d.due_at for d in record.deliveries if d.open and d.due_at is not None]
     if record.status != "delivered":
         if not record.deliveries:
-            times.append(max(record.accepted_at, record.not_before or 0.0))
+            times.append(record.accepted_at)
         elif _fallback_at(record) is not None:
             times.append(_fallback_at(record) or 0.0)
     if not times:
         return None
-    first = min(times)
+    first = max(min(times), record.not_before or 0.0)
     return first if record.once else min(first, record.expires_at)
 
 
