@@ -30,7 +30,7 @@ class Rules(Struct, frozen=True):
     Args:
         delay_s: seconds to wait after the n-th counted attempt (from 1), given the provider's Retry-After in seconds.
         attempts_max: counted attempts of one delivery before it is exhausted.
-        attempts_total_max: attempts of one delivery of any kind, so that nothing goes on for ever.
+        doubts_max: attempts of one delivery whose outcome is unknown, counted or not, since each may be a duplicate.
         server_error_wait_s: for each provider, the least wait in seconds after its 5xx without a Retry-After.
         hold_over_s: a wait at least this long is a wait for the provider, and ends early when the provider recovers.
         credential_wait_s: seconds to wait for a person to mend a credential before looking again.
@@ -38,7 +38,7 @@ class Rules(Struct, frozen=True):
 
     delay_s: Callable[[int, float | None], float]
     attempts_max: int = 3
-    attempts_total_max: int = 30
+    doubts_max: int = 30
     server_error_wait_s: dict[str, float] = field(default_factory=dict)
     hold_over_s: float = 30.0
     credential_wait_s: float = 300.0
@@ -146,7 +146,7 @@ def settle(
     throttled = isinstance(error, Transient) and error.throttled
     attempt.counted = not (probing or throttled or outcome == "credential_rejected")
     why = f"{attempt.error_code} at attempt {attempt.n}"
-    spent = delivery.spent >= rules.attempts_max or len(delivery.attempts) >= rules.attempts_total_max
+    spent = delivery.spent >= rules.attempts_max or delivery.doubts >= rules.doubts_max
     if outcome in ("permanent", "recipient_gone"):
         transitions.fail(record, delivery, now, exhausted=False, why=why)
     elif outcome == "uncertain" and (spent or record.once or record.request.on_uncertain == "stop"):
@@ -170,8 +170,10 @@ def _judge(error: Exception, delivery: Delivery, rules: Rules) -> tuple[Outcome,
     if isinstance(error, OutcomeUnknown) or (isinstance(error, TimeoutExceeded) and error.started):
         return "uncertain", rules.delay_s(n, None), None
     told = error.retry_after_s if isinstance(error, Transient) else None
-    wait_s = rules.delay_s(n, told)
-    if isinstance(error, Transient) and not error.throttled and told is None and (error.provider_status or 0) >= 500:
+    throttled = isinstance(error, Transient) and error.throttled
+    # A throttled attempt does not count, so the wait grows with all of them, or it would never grow.
+    wait_s = rules.delay_s(delivery.tries if throttled else n, told)
+    if isinstance(error, Transient) and not throttled and told is None and (error.provider_status or 0) >= 500:
         wait_s = max(wait_s, rules.server_error_wait_s.get(delivery.provider, 0.0))
         if wait_s >= rules.hold_over_s:
             return "retryable", wait_s, "provider_error"

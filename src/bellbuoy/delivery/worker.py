@@ -301,7 +301,7 @@ class Worker:
         self._telemetry.attempt(lane.name, "delivered", latency_ms / 1000)
         if first:
             self._telemetry.delivered(now - max(record.accepted_at, record.not_before or 0.0))
-        if len(delivery.attempts) > 1:
+        if delivery.tries > 1:
             self._tell("retry_success", record, delivery)
 
     def _failed(

@@ -30,6 +30,9 @@ NotificationStatus = Literal[
 PENDING: frozenset[NotificationStatus] = frozenset({"accepted", "scheduled", "queued", "delivering"})
 """The states a notification can still leave; the books count them together as pending."""
 
+ATTEMPTS_KEPT = 30
+"""Attempts of one delivery that are kept: when there are more, what says least after the first ten makes room."""
+
 TIMELINE_MAX = 60
 """Entries one notification's timeline keeps; when it is full the oldest after the first ten make room."""
 
@@ -74,8 +77,8 @@ class Receipt(Struct, frozen=True):
 class Attempt(Struct, omit_defaults=True):
     """One try of a delivery. It is recorded before it is made; `outcome` None means it is being made now.
 
-    `counted` False: it was a try on behalf of the provider (a breaker's probe in an outage), and does not use up the
-    delivery's attempts.
+    `n` counts all that were ever made, those too that are no longer kept. `counted` False: it was a try on behalf of
+    the provider (a breaker's probe in an outage), and does not use up the delivery's attempts.
     """
 
     n: int
@@ -93,7 +96,8 @@ class Delivery(Struct, omit_defaults=True):
 
     `step` is its place in the chain of channels. `due_at` is the epoch second of the next attempt, None when there
     is none. `held` names why it waits for its provider rather than for its own retry, None when it does not.
-    `exhausted` is true once it has run out of attempts.
+    `exhausted` is true once it has run out of attempts. `spared` is the number of the last attempt that no longer
+    counts, since the delivery was brought back after it.
     """
 
     id: str
@@ -109,11 +113,22 @@ class Delivery(Struct, omit_defaults=True):
     due_at: float | None = None
     held: str | None = None
     exhausted: bool = False
+    spared: int = 0
+
+    @property
+    def tries(self) -> int:
+        """Attempts that were ever made."""
+        return self.attempts[-1].n if self.attempts else 0
 
     @property
     def spent(self) -> int:
         """Attempts that count against the most a delivery may have."""
-        return sum(1 for attempt in self.attempts if attempt.counted)
+        return sum(1 for attempt in self.attempts if attempt.counted and attempt.n > self.spared)
+
+    @property
+    def doubts(self) -> int:
+        """Attempts, counted or not, whose outcome is unknown."""
+        return sum(1 for attempt in self.attempts if attempt.outcome == "uncertain" and attempt.n > self.spared)
 
     @property
     def open(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bellbuoy.model.delivery import (
+    ATTEMPTS_KEPT,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -30,11 +31,24 @@ from bellbuoy.model.delivery import (
 
 def start(delivery: Delivery, now: float) -> Attempt:
     """Record an attempt that is about to be made."""
-    attempt = Attempt(n=len(delivery.attempts) + 1, started_at=now)
+    attempt = Attempt(n=delivery.tries + 1, started_at=now)
+    _make_room(delivery)
     delivery.attempts.append(attempt)
     delivery.status = "sending"
     delivery.due_at = None
     return attempt
+
+
+def _make_room(delivery: Delivery) -> None:
+    """Forget one attempt of a long row: never the first ten, the last, the first doubt, or what a limit counts."""
+    if len(delivery.attempts) < ATTEMPTS_KEPT:
+        return
+    doubt = next((a for a in delivery.attempts if a.outcome == "uncertain"), None)
+    for attempt in delivery.attempts[10:-1]:
+        counts = attempt.n > delivery.spared and (attempt.counted or attempt.outcome == "uncertain")
+        if not counts and attempt is not doubt:
+            delivery.attempts.remove(attempt)
+            return
 
 
 def unstart(delivery: Delivery, now: float) -> None:
@@ -158,8 +172,7 @@ def postpone(record: Record, now: float, until: float, why: str) -> None:
 
 def revive(record: Record, delivery: Delivery, now: float, due_at: float) -> None:
     """Bring an exhausted delivery back with a fresh count of attempts; it is due at `due_at` epoch seconds."""
-    for attempt in delivery.attempts:
-        attempt.counted = False
+    delivery.spared = delivery.tries
     delivery.status = "pending"
     delivery.exhausted = False
     delivery.due_at = due_at

@@ -312,6 +312,54 @@ async def test_a_rejected_credential_holds_the_channel_until_it_is_mended(flow: 
     assert not flow.telemetry.issues
 
 
+@pytest.mark.parametrize("answer", [CredentialRejected("bad"), Transient("slow down", throttled=True)], ids=str)
+async def test_a_credential_or_a_throttle_is_waited_out_however_often_it_was_looked_at(
+    flow: Flow, answer: Exception
+) -> None:
+    flow.providers["smtp"].script = lambda message: answer
+    sent = await flow.send(to_email())
+    await flow.pass_time(3_600)
+    record = await flow.record(sent)
+    (delivery,) = record.deliveries
+    assert delivery.open
+    numbers = [a.n for a in delivery.attempts]
+    assert numbers[-1] == len(flow.providers["smtp"].sent) > len(numbers)
+    assert numbers[:10] == list(range(1, 11))
+    assert len(numbers) <= 30
+    flow.providers["smtp"].script = lambda message: Receipt(250)
+    await flow.pass_time(700)
+    assert (await flow.record(sent)).status == "delivered"
+
+
+async def test_a_replay_begins_a_new_count(flow: Flow) -> None:
+    flow.providers["smtp"].script = lambda message: CredentialRejected("bad")
+    sent = await flow.send(to_email())
+    await flow.pass_time(3_600)
+    flow.providers["smtp"].script = lambda message: Transient("no", provider_status=450)
+    await flow.pass_time(700)
+    assert (await flow.record(sent)).status == "dead_lettered"
+    before = len(flow.providers["smtp"].sent)
+    letters, _ = await flow.ledger.dead_letters(TENANT, provider=None, error_code=None, limit=10, cursor=None)
+    assert letters[0].attempts == before
+    assert (await _replay(flow, letters[0].id)).replayed == 1
+    await flow.pass_time(60)
+    assert (await flow.record(sent)).status == "dead_lettered"
+    assert len(flow.providers["smtp"].sent) == before + 3
+
+
+async def test_doubts_have_an_end_even_where_attempts_do_not_count(flow: Flow) -> None:
+    flow.providers["smtp"].script = lambda message: asyncio.get_running_loop().create_future()
+    sent = await flow.send(to_email())
+    for number in range(40):
+        await flow.pass_time(1)
+        await flow.crash()
+        await flow.restart(f"after-{number}")
+    await flow.pass_time(1)
+    assert (await flow.record(sent)).status == "uncertain"
+    assert len(flow.providers["smtp"].sent) == 30
+    assert (await flow.books()).possible_duplicates == 29
+
+
 async def test_a_crash_during_an_attempt_leaves_its_outcome_unknown_and_nothing_lost(flow: Flow) -> None:
     never: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
     flow.providers["smtp"].script = lambda message: never

@@ -310,7 +310,7 @@ def _bury(connection: Connection, records: Iterable[Record]) -> None:
                 channel=delivery.channel,
                 provider=delivery.provider,
                 endpoint=masked(delivery.endpoint),
-                attempts=len(delivery.attempts),
+                attempts=delivery.tries,
                 error_code=last.error_code,
                 provider_status=last.provider_status,
                 at=last.started_at + (last.latency_ms or 0.0) / 1000,
@@ -367,9 +367,9 @@ def _possible_duplicates(record: Record) -> int:
     """Attempts made although an earlier one of the same delivery may have been delivered."""
     count = 0
     for delivery in record.deliveries:
-        doubt = next((i for i, a in enumerate(delivery.attempts) if a.outcome == "uncertain"), None)
+        doubt = next((a.n for a in delivery.attempts if a.outcome == "uncertain"), None)
         if doubt is not None:
-            count += len(delivery.attempts) - 1 - doubt
+            count += delivery.tries - doubt
     return count
 
 

@@ -131,7 +131,7 @@ def _next_attempt(record: Record, waiting: Delivery, due_at: float) -> tuple[str
         return "it expires", "its time to live ends before the next attempt"
     if waiting.due_at is not None and due_at < waiting.due_at:
         return "the next channel is tried", f"not delivered within {record.request.fallback_after_s} s"
-    return f"{waiting.provider} is tried, attempt {len(waiting.attempts) + 1}", _last(record, "retry") or "it is due"
+    return f"{waiting.provider} is tried, attempt {waiting.tries + 1}", _last(record, "retry") or "it is due"
 
 
 def _last(record: Record, event: str) -> str | None:
