@@ -95,6 +95,8 @@ def test_what_it_says_to_people_and_to_programs(server: Server) -> None:
         (("send",), 1, "standard input has no lines"),
         (("frobnicate",), 2, "No such command"),
         (("dead-letters", "replay"), 2, "--all"),
+        (("dead-letters", "discard"), 2, "--expired"),
+        (("dead-letters", "discard", "no-such-letter"), 1, "no-such-letter"),
         (("status", "--url", "http://example.com"), 2, "https"),
         (("status", "--url", "http://127.0.0.1:1"), 1, "bellbuoy serve"),
     ],

@@ -312,6 +312,87 @@ async def test_dead_letters_come_back_once(ledger: Ledger) -> None:
     assert (await ledger.books()).difference == 0
 
 
+async def bury(ledger: Ledger, *ids: str, expires_at: float = NOW + 100) -> None:
+    """Make each of these notifications a dead letter."""
+    await accept(ledger, *ids)
+    for one in await claim(ledger, limit=len(ids)):
+        exhausted(one.record)
+        one.record.expires_at = expires_at
+        await save(ledger, one)
+
+
+async def test_expired_dead_letters_do_not_stand_in_the_way_of_a_limited_replay(ledger: Ledger) -> None:
+    await bury(ledger, *(f"old-{n}" for n in range(30)), expires_at=NOW - 1)
+    await _leave_a_letter_that_cannot_be_replayed(ledger)
+    await bury(ledger, "live-1", "live-2", "live-3")
+
+    async def replay(limit: int, *, dry_run: bool = False, rate: float | None = None) -> Any:
+        return await ledger.replay(
+            "t", ids=None, provider=None, error_code=None, now=NOW, rate_per_s=rate, dry_run=dry_run, limit=limit
+        )
+
+    for dry_run in (True, False):
+        done = await replay(2, dry_run=dry_run)
+        assert (done.matched, done.replayed, len(done.skipped)) == (33, 2, 31)
+        assert {s.why.partition(":")[0] for s in done.skipped} == {"expired", "the notification is uncertain"}
+    assert {c.record.id for c in await claim(ledger)} == {"live-1", "live-2"}
+    assert (await replay(2)).replayed == 1
+
+
+async def _leave_a_letter_that_cannot_be_replayed(ledger: Ledger) -> None:
+    """Two deliveries of one notification are dead letters; one is replayed, and its outcome stays unknown."""
+    await accept(ledger, "doubted")
+    (one,) = await claim(ledger)
+    one.record.chain = ("push",)
+    one.record.deliveries = [Delivery(f"d-{n}", 0, "push", "fcm", "token", due_at=NOW) for n in range(2)]
+    for delivery in one.record.deliveries:
+        transitions.start(delivery, NOW)
+    for delivery in one.record.deliveries:
+        transitions.fail(one.record, delivery, NOW, exhausted=True, why="503")
+    transitions.conclude(one.record, NOW)
+    await save(ledger, one)
+    await ledger.replay(
+        "t", ids=["d-0"], provider=None, error_code=None, now=NOW, rate_per_s=None, dry_run=False, limit=1
+    )
+    (again,) = await claim(ledger)
+    transitions.start(again.record.deliveries[0], NOW)
+    transitions.leave_uncertain(again.record, again.record.deliveries[0], NOW, "silence")
+    transitions.conclude(again.record, NOW)
+    assert again.record.status == "uncertain"
+    await save(ledger, again)
+
+
+async def test_what_is_skipped_is_listed_up_to_a_bound(ledger: Ledger) -> None:
+    for group in range(4):
+        await bury(ledger, *(f"old-{group}-{n}" for n in range(300)), expires_at=NOW - 1)
+    done = await ledger.replay(
+        "t", ids=None, provider=None, error_code=None, now=NOW, rate_per_s=None, dry_run=False, limit=10
+    )
+    assert (done.replayed, len(done.skipped)) == (0, 1_000)
+
+
+async def test_dead_letters_are_discarded_by_a_filter(ledger: Ledger) -> None:
+    await bury(ledger, "old-1", "old-2", "old-3", expires_at=NOW - 1)
+    await bury(ledger, "live")
+
+    async def discard(tenant: str = "t", *, dry_run: bool = False, limit: int = 10, **which: Any) -> tuple[int, int]:
+        filters = {"ids": None, "provider": None, "error_code": None, "expired": False, **which}
+        done = await ledger.discard_many(tenant, **filters, now=NOW, dry_run=dry_run, limit=limit)
+        assert done.dry_run is dry_run
+        return done.matched, done.discarded
+
+    assert await discard(expired=True, dry_run=True) == (3, 3)
+    assert await discard("other", expired=True) == (0, 0)
+    assert await discard(provider="fcm") == (0, 0)
+    assert await discard(provider="sms", error_code="20500", expired=True, limit=2) == (3, 2)
+    assert await discard(ids=["d-live", "d-unknown"], expired=True) == (0, 0)
+    assert await ledger.dead_letter_count() == 2
+    assert await discard(ids=["d-live", "d-unknown"]) == (1, 1)
+    assert await discard(error_code="20500") == (1, 1)
+    assert await ledger.dead_letter_count() == 0
+    assert (await ledger.books()).dead_lettered == 4
+
+
 async def test_users_devices_and_tombstones(ledger: Ledger) -> None:
     device = Device("d", "android", "fcm", "token")
     user = User("u", email="a@example.com", devices=(RegisteredDevice(device, NOW),))

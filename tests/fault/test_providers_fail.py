@@ -174,6 +174,22 @@ def test_dead_letters_are_listed_and_replayed_once(server: Server) -> None:
     assert server.received("sms")["count"] == 3
 
 
+def test_dead_letters_are_discarded_by_a_filter(server: Server) -> None:
+    server.fault("sms", kind="error_rate", rate=1.0, count=6)
+    sent = [server.send(to_phone(n)) for n in range(2)]
+    for one in sent:
+        server.wait_status(one, "dead_lettered", within_s=40)
+    server.fault("sms")
+    server.call("POST", "/v1/breakers/sms", {"action": "close"})
+    refused = server.call("POST", "/v1/dead-letters/discard", {})
+    assert (refused.status, refused.json()["errors"][0]["path"]) == (422, "$.filter")
+    assert "0 matched" in server.cli("dead-letters", "discard", "--expired")
+    assert "2 would be discarded" in server.cli("dead-letters", "discard", "--provider", "sms", "--dry-run")
+    assert "2 matched, 2 discarded" in server.cli("dead-letters", "discard", "--provider", "sms")
+    assert server.get("/v1/dead-letters")["items"] == []
+    assert server.get("/v1/audit")["difference"] == 0
+
+
 def test_retry_after_is_waited_out(server: Server) -> None:
     server.fault("fcm", kind="quota", retry_after_s=2, count=1)
     began = time.time()

@@ -57,11 +57,19 @@ class Skip(Struct, frozen=True):
 
 
 class Replayed(Struct, frozen=True):
-    """What a replay did, or with `dry_run` would do."""
+    """What a replay did, or with `dry_run` would do; `matched` counts what was replayed and what `skipped` lists."""
 
     matched: int
     replayed: int
     skipped: list[Skip]
+    dry_run: bool = False
+
+
+class Discarded(Struct, frozen=True):
+    """How many dead letters matched, and how many of them were, or with `dry_run` would be, taken off the list."""
+
+    matched: int
+    discarded: int
     dry_run: bool = False
 
 

@@ -13,8 +13,11 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from bellbuoy.model.delivery import NotificationStatus, ProviderName, Record
-from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Replayed, Tombstone
+from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Discarded, Replayed, Tombstone
 from bellbuoy.model.recipient import Device, User
+
+SKIPPED_MAX = 1_000
+"""Dead letters that one replay lists as skipped, besides those that were asked for by their ids."""
 
 
 class Offer(Struct, frozen=True):
@@ -193,11 +196,34 @@ class DeadLetterLedger(Protocol):
             ids: exactly these; None for all that match `provider` and `error_code`.
             rate_per_s: spread them over time, None for at once.
             dry_run: only say what would happen.
+            limit: bring back at most so many. What cannot come back (it has outlived its time to live, its notification
+                has ended otherwise) is skipped and does not count; at most `SKIPPED_MAX` of those are listed.
         """
         ...
 
     async def discard(self, tenant: str, letter_id: str) -> None:
         """Take a dead letter off the list for good; its notification stays as it is. Raises NotFound."""
+        ...
+
+    async def discard_many(
+        self,
+        tenant: str,
+        *,
+        ids: Sequence[str] | None,
+        provider: str | None,
+        error_code: str | None,
+        expired: bool,
+        now: float,
+        dry_run: bool,
+        limit: int,
+    ) -> Discarded:
+        """Take at most `limit` dead letters off the list for good, oldest first; their notifications stay as they are.
+
+        Args:
+            ids, provider, error_code: only those that match all of these; None does not narrow.
+            expired: only those that have outlived their time to live at `now`, epoch seconds.
+            dry_run: only say what would happen.
+        """
         ...
 
     async def dead_letter_count(self) -> int:

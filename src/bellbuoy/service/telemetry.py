@@ -44,6 +44,7 @@ EVENTS: dict[str, str] = {
     "breaker_changed_by_hand": "warning",
     "dead_letters_replayed": "info",
     "dead_letter_discarded": "info",
+    "dead_letters_discarded": "info",
     "tombstones_restored": "info",
 }
 """Every event that may be logged, and its level; `docs/operations.md` explains each."""

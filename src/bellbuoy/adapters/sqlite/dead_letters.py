@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -11,7 +11,8 @@ from bellbuoy.adapters.sqlite.notifications import decode, encode, parse_cursor
 from bellbuoy.errors import NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Record
-from bellbuoy.model.operation import DeadLetter, Replayed, Skip
+from bellbuoy.model.operation import DeadLetter, Discarded, Replayed, Skip
+from bellbuoy.ports.ledger import SKIPPED_MAX
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
@@ -50,17 +51,21 @@ class DeadLetters:
         limit: int,
     ) -> Replayed:
         def bring_back(connection: Connection) -> Replayed:
-            found = _matching(connection, tenant, ids, provider, error_code, limit)
-            skipped = [Skip(i, "not among the dead letters") for i in ids or () if i not in dict(found)]
+            named = None if ids is None else _named(connection, tenant, ids)
+            unknown = [Skip(i, "not among the dead letters") for i in ids or () if i not in (named or {})]
+            skipped = _expired(connection, tenant, provider, error_code, now) if named is None else []
+            found = _live(connection, tenant, provider, error_code, now) if named is None else named.items()
             replayed = 0
             for letter_id, notification_id in found:
+                if replayed == limit:
+                    break
                 due_at = now + (replayed / rate_per_s if rate_per_s else 0.0)
                 why = _revive(connection, letter_id, notification_id, now, due_at, dry_run=dry_run)
-                if why:
-                    skipped.append(Skip(letter_id, why))
-                else:
+                if why is None:
                     replayed += 1
-            return Replayed(len(found), replayed, skipped, dry_run)
+                elif named is not None or len(skipped) < SKIPPED_MAX:
+                    skipped.append(Skip(letter_id, why))
+            return Replayed(replayed + len(skipped), replayed, skipped + unknown, dry_run)
 
         return await self._db.write(bring_back)
 
@@ -72,6 +77,36 @@ class DeadLetters:
 
         await self._db.write(remove)
 
+    async def discard_many(
+        self,
+        tenant: str,
+        *,
+        ids: Sequence[str] | None,
+        provider: str | None,
+        error_code: str | None,
+        expired: bool,
+        now: float,
+        dry_run: bool,
+        limit: int,
+    ) -> Discarded:
+        wanted = None if ids is None else encode(ids).decode()
+        where = f"""{_MATCH} AND (?4 IS NULL OR expires_at <= ?4)
+                    AND (?5 IS NULL OR id IN (SELECT value FROM json_each(?5)))"""
+        bindings = (tenant, provider, error_code, now if expired else None, wanted)
+
+        def remove(connection: Connection) -> Discarded:
+            sql = f"SELECT count(*) FROM dead_letters WHERE {where}"
+            (matched,) = connection.execute(sql, bindings).fetchall()[0]
+            if not dry_run:
+                connection.execute(
+                    f"""DELETE FROM dead_letters WHERE seq IN (
+                          SELECT seq FROM dead_letters WHERE {where} ORDER BY seq LIMIT ?6)""",
+                    (*bindings, limit),
+                )
+            return Discarded(matched, min(matched, limit), dry_run)
+
+        return await self._db.write(remove)
+
     async def dead_letter_count(self) -> int:
         def count(connection: Connection) -> int:
             return int(connection.execute("SELECT count(*) FROM dead_letters").fetchall()[0][0])
@@ -79,23 +114,43 @@ class DeadLetters:
         return await self._db.read(count)
 
 
+_PAGE = 500
+EXAMINED_MAX = 50_000
+"""Dead letters that one replay looks at, so that the writer is not kept for long by many that cannot come back."""
+
+_EXPIRED = "expired: its time to live has ended"
 _MATCH = "tenant = ?1 AND (?2 IS NULL OR provider = ?2) AND (?3 IS NULL OR error_code = ?3)"
 
 
-def _matching(
-    connection: Connection,
-    tenant: str,
-    ids: Sequence[str] | None,
-    provider: str | None,
-    error_code: str | None,
-    limit: int,
-) -> list[tuple[str, str]]:
-    """(dead letter's id, notification's id), oldest first."""
-    if ids is None:
-        sql = f"SELECT id, notification_id FROM dead_letters WHERE {_MATCH} ORDER BY seq LIMIT ?4"
-        return connection.execute(sql, (tenant, provider, error_code, limit)).fetchall()
+def _named(connection: Connection, tenant: str, ids: Sequence[str]) -> dict[str, str]:
+    """Those of `ids` that are there: the dead letter's id and its notification's."""
     sql = "SELECT id, notification_id FROM dead_letters WHERE tenant = ? AND id = ?"
-    return [row for one in dict.fromkeys(ids) for row in connection.execute(sql, (tenant, one))]
+    return dict(row for one in dict.fromkeys(ids) for row in connection.execute(sql, (tenant, one)))
+
+
+def _expired(
+    connection: Connection, tenant: str, provider: str | None, error_code: str | None, now: float
+) -> list[Skip]:
+    """What matches and has outlived its time to live, oldest first."""
+    sql = f"SELECT id FROM dead_letters WHERE {_MATCH} AND expires_at <= ?4 ORDER BY seq LIMIT ?5"
+    rows = connection.execute(sql, (tenant, provider, error_code, now, SKIPPED_MAX)).fetchall()
+    return [Skip(letter_id, _EXPIRED) for (letter_id,) in rows]
+
+
+def _live(
+    connection: Connection, tenant: str, provider: str | None, error_code: str | None, now: float
+) -> Iterator[tuple[str, str]]:
+    """(dead letter's id, notification's id) of what matches and is not expired, oldest first, a page at a time."""
+    sql = f"""SELECT seq, id, notification_id FROM dead_letters
+              WHERE {_MATCH} AND expires_at > ?4 AND seq > ?5 ORDER BY seq LIMIT {_PAGE}"""
+    after = 0
+    for _ in range(EXAMINED_MAX // _PAGE):
+        rows = connection.execute(sql, (tenant, provider, error_code, now, after)).fetchall()
+        for _, letter_id, notification_id in rows:
+            yield letter_id, notification_id
+        if len(rows) < _PAGE:
+            return
+        after = rows[-1][0]
 
 
 def _revive(
@@ -130,5 +185,5 @@ def _refused(record: Record, due_at: float, *, owned: bool) -> str | None:
     if record.status not in ("dead_lettered", "accepted", "delivering", "queued"):
         return f"the notification is {record.status}"
     if due_at >= record.expires_at:
-        return "expired: its time to live has ended"
+        return _EXPIRED
     return None

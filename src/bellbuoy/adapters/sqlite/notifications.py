@@ -316,9 +316,17 @@ def _bury(connection: Connection, records: Iterable[Record]) -> None:
                 at=last.started_at + (last.latency_ms or 0.0) / 1000,
             )
             connection.execute(
-                """INSERT INTO dead_letters(id, notification_id, tenant, provider, error_code, letter)
-                   VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO NOTHING""",
-                (delivery.id, record.id, record.tenant, delivery.provider, last.error_code, encode(letter)),
+                """INSERT INTO dead_letters(id, notification_id, tenant, provider, error_code, expires_at, letter)
+                   VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO NOTHING""",
+                (
+                    delivery.id,
+                    record.id,
+                    record.tenant,
+                    delivery.provider,
+                    last.error_code,
+                    record.expires_at,
+                    encode(letter),
+                ),
             )
 
 

@@ -58,6 +58,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE keys(id TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE probe(one INTEGER PRIMARY KEY CHECK (one = 1), at REAL NOT NULL);
     """,
+    """
+    ALTER TABLE dead_letters ADD COLUMN expires_at REAL NOT NULL DEFAULT 0;
+    UPDATE dead_letters SET expires_at = (
+        SELECT json_extract(CAST(record AS TEXT), '$.expires_at') FROM notifications WHERE id = notification_id
+    ) WHERE notification_id IN (SELECT id FROM notifications);
+    CREATE INDEX dead_letters_expiry ON dead_letters(tenant, expires_at);
+    """,
 )
 
 

@@ -14,9 +14,10 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Reply, from_here
 from bellbuoy.service.api.health import breaker_view, collect, health
 from bellbuoy.service.api.notifications import limit_of
-from bellbuoy.service.api.schemas import BreakerPost, KeyPost, ReplayPost, RestorePost
+from bellbuoy.service.api.schemas import BreakerPost, DiscardFilter, DiscardPost, KeyPost, ReplayPost, RestorePost
 
 _replay = msgspec.json.Decoder(ReplayPost)
+_discard = msgspec.json.Decoder(DiscardPost)
 _restore = msgspec.json.Decoder(RestorePost)
 _breaker = msgspec.json.Decoder(BreakerPost)
 _key = msgspec.json.Decoder(KeyPost)
@@ -101,6 +102,29 @@ async def discard(context: Context, call: Call) -> Reply:
     await context.ledger.discard(call.key.tenant, call.path("id"))
     context.telemetry.event("dead_letter_discarded", id=call.path("id"), key=call.key.id)
     return Reply(204, b"")
+
+
+async def discard_many(context: Context, call: Call) -> Reply:
+    """`POST /v1/dead-letters/discard`."""
+    post = await call.document(_discard, BODY_BYTES_MAX * 16)
+    if post.filter == DiscardFilter() and not post.dry_run:
+        raise Invalid(
+            "this would discard every dead letter",
+            errors=[("$.filter", "Expected at least one of ids, provider, error_code, expired")],
+        )
+    done = await context.ledger.discard_many(
+        call.key.tenant,
+        ids=post.filter.ids,
+        provider=post.filter.provider,
+        error_code=post.filter.error_code,
+        expired=post.filter.expired,
+        now=context.clock.time(),
+        dry_run=post.dry_run,
+        limit=post.limit,
+    )
+    if done.discarded and not post.dry_run:
+        context.telemetry.event("dead_letters_discarded", count=done.discarded, key=call.key.id)
+    return Reply.json(done)
 
 
 async def replay_many(context: Context, call: Call) -> Reply:

@@ -223,6 +223,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "POST",
+        "/v1/dead-letters/discard",
+        operations.discard_many,
+        "Take all that match off the list for good",
+        "operate",
+        {200: schemas.DiscardedView},
+        body=schemas.DiscardPost,
+    ),
+    Route(
+        "POST",
         "/v1/dead-letters/{id}/replay",
         operations.replay_one,
         "Replay one",

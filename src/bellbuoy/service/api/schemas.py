@@ -244,6 +244,26 @@ class ReplayedView(Struct):
     dry_run: bool
 
 
+class DiscardFilter(ReplayFilter, forbid_unknown_fields=True):
+    """`expired` narrows it to those that have outlived their time to live."""
+
+    expired: bool = False
+
+
+class DiscardPost(Struct, forbid_unknown_fields=True):
+    """Which to take off the list: all that match `filter`, which must narrow unless it is a `dry_run`."""
+
+    filter: DiscardFilter = field(default_factory=DiscardFilter)
+    dry_run: bool = False
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+
+
+class DiscardedView(Struct):
+    matched: int
+    discarded: int
+    dry_run: bool
+
+
 class TombstoneView(Struct):
     user_id: str
     device_id: str

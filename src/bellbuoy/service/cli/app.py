@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from bellbuoy import __version__
-from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.errors import BellbuoyError, ConfigurationError, NotFound
 from bellbuoy.service.cli import load as loading
 from bellbuoy.service.cli import output, show
 from bellbuoy.service.cli.client import Client, connect, path_of
@@ -313,15 +313,33 @@ def letters_replay(
 
 @letters_app.command("discard")
 def letters_discard(
-    letter_id: Annotated[str, typer.Argument(metavar="ID")],
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="These; else all that match.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Those that have outlived their time to live.")] = False,
+    provider: Annotated[str | None, typer.Option("--provider")] = None,
+    error_code: Annotated[str | None, typer.Option("--error-code")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Take one off the list for good; its notification stays dead-lettered."""
-    _client(url, key, data_dir).delete(path_of("v1", "dead-letters", letter_id))
-    output.show_json({"discarded": letter_id}) if as_json else print(f"discarded {letter_id}")
+    """Take dead letters off the list for good; their notifications stay dead-lettered."""
+    if not (ids or expired or provider or error_code or dry_run):
+        raise ConfigurationError(
+            "this would discard every dead letter", hint="give ids, --expired, --provider or --error-code"
+        )
+    filters = {"ids": ids or None, "provider": provider, "error_code": error_code, "expired": expired}
+    client = _client(url, key, data_dir)
+    done = client.post("/v1/dead-letters/discard", {"filter": filters, "dry_run": dry_run})
+    while not dry_run and done["discarded"] < done["matched"]:
+        more = client.post("/v1/dead-letters/discard", {"filter": filters})
+        done["discarded"] += more["discarded"]
+        if not more["discarded"]:
+            break
+    if ids and not done["matched"]:
+        raise NotFound(f"there is no dead letter {', '.join(ids)}")
+    verb = "would be discarded" if dry_run else "discarded"
+    output.show_json(done) if as_json else print(f"{done['matched']} matched, {done['discarded']} {verb}")
 
 
 @breakers_app.command("list")
