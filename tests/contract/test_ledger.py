@@ -49,7 +49,7 @@ async def claim(ledger: Ledger, owner: str = "w", *, now: float = NOW, limit: in
 
 
 async def save(
-    ledger: Ledger, one: Claim, *, due_at: float | None = None, held: Any = None, release: bool = True
+    ledger: Ledger, one: Claim, *, due_at: float | None = None, held: tuple[Any, ...] = (), release: bool = True
 ) -> bool:
     return await ledger.save(one.record, one.fence, now=NOW, due_at=due_at, held=held, release=release)
 
@@ -146,12 +146,27 @@ async def test_what_is_held_is_released_in_order_and_bounds(ledger: Ledger) -> N
     for name, priority in (("one", "normal"), ("two", "normal"), ("urgent", "high")):
         await ledger.accept([offer(name, priority=priority)])
     for one in await claim(ledger):
-        await save(ledger, one, due_at=NOW + 900, held="fcm")
+        await save(ledger, one, due_at=NOW + 900, held=("fcm",))
     assert await ledger.held() == {"fcm": 3}
     assert await ledger.release_held("apns", now=NOW, limit=9) == 0
     assert await ledger.release_held("fcm", now=NOW, limit=2) == 2
     assert [c.record.id for c in await claim(ledger)] == ["urgent", "one"]
     assert await ledger.held() == {"fcm": 1}
+
+
+async def test_what_waits_for_two_providers_is_released_by_either(ledger: Ledger) -> None:
+    await accept(ledger, "both", "other-both", "apns-only")
+    await accept(ledger, "urgent", priority="high")
+    waits: dict[str, tuple[Any, ...]] = {"apns-only": ("apns",), "urgent": ("sms", "apns")}
+    for one in await claim(ledger):
+        await save(ledger, one, due_at=NOW + 900, held=waits.get(one.record.id, ("fcm", "apns")))
+    assert await ledger.held() == {"fcm": 2, "apns": 4, "sms": 1}
+    assert await ledger.release_held("smtp", now=NOW, limit=9) == 0
+    assert await ledger.release_held("apns", now=NOW, limit=2) == 2
+    assert [c.record.id for c in await claim(ledger)] == ["urgent", "both"]
+    assert await ledger.release_held("fcm", now=NOW, limit=9) == 1
+    assert [c.record.id for c in await claim(ledger)] == ["other-both"]
+    assert await ledger.held() == {"apns": 1}
 
 
 async def test_cancelling(ledger: Ledger) -> None:

@@ -346,7 +346,7 @@ class Worker:
         for tries in range(self._settings.save_tries_max):
             now = self._clock.time()
             due_at = transitions.due_at(record) if release else now + self._settings.lease_s
-            held = transitions.held_for(record) if release else None
+            held = transitions.held_for(record) if release else ()
             try:
                 return await self._ledger.save(record, fence, now=now, due_at=due_at, held=held, release=release)
             except (Full, Unavailable) as error:

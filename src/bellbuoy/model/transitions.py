@@ -241,9 +241,9 @@ def _fallback_at(record: Record) -> float | None:
     return record.step_at + late
 
 
-def held_for(record: Record) -> ProviderName | None:
-    """The provider that the record waits for, None when it waits for none."""
-    return next((d.provider for d in record.deliveries if d.open and d.held), None)
+def held_for(record: Record) -> tuple[ProviderName, ...]:
+    """The providers that the record waits for, each once."""
+    return tuple(dict.fromkeys(d.provider for d in record.deliveries if d.open and d.held))
 
 
 def _doubted(delivery: Delivery) -> bool:

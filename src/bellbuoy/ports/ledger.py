@@ -98,7 +98,7 @@ class NotificationLedger(Protocol):
         *,
         now: float,
         due_at: float | None,
-        held: ProviderName | None,
+        held: Sequence[ProviderName],
         release: bool,
     ) -> bool:
         """Write a claimed notification.
@@ -108,7 +108,7 @@ class NotificationLedger(Protocol):
             fence: of the claim.
             now: epoch seconds.
             due_at: epoch second of the next claim, None when there is none; while the lease is kept, its end.
-            held: the provider that it waits for, None when it waits for nobody.
+            held: the providers that it waits for, empty when it waits for none; the first that is back lets it go.
             release: True gives the lease back.
 
         Returns:
@@ -140,7 +140,7 @@ class NotificationLedger(Protocol):
         ...
 
     async def held(self) -> dict[str, int]:
-        """How many notifications wait for each provider."""
+        """How many notifications wait for each provider; one that waits for two is counted for both."""
         ...
 
     async def next_due(self) -> float | None:

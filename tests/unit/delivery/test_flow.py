@@ -232,6 +232,19 @@ async def test_an_outage_is_held_not_spent_and_comes_back_without_a_stampede(flo
     assert (await flow.books()).difference == 0
 
 
+@pytest.mark.parametrize("mended", ["fcm", "apns"])
+async def test_what_waits_for_two_providers_goes_on_when_either_is_back(flow: Flow, mended: str) -> None:
+    await flow.add_user(devices=(android(), iphone()))
+    for name in ("fcm", "apns"):
+        flow.lanes[name].breaker.isolate()
+    sent = await flow.send(to_user())
+    await flow.pass_time(5)
+    assert (await flow.record(sent)).status == "queued"
+    flow.lanes[mended].breaker.close()
+    await flow.pass_time(5)
+    assert (await flow.record(sent)).status == "delivered"
+
+
 async def test_apns_goes_on_while_fcm_hangs(flow: Flow) -> None:
     await flow.add_user("a", devices=(android(),))
     await flow.add_user("i", devices=(iphone(),))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import msgspec
 
@@ -10,7 +12,7 @@ from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.rows import chunks, values
 from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
 from bellbuoy.model import transitions
-from bellbuoy.model.delivery import NotificationStatus, ProviderName, Record
+from bellbuoy.model.delivery import PROVIDERS, NotificationStatus, ProviderName, Record
 from bellbuoy.model.operation import Books, DeadLetter
 from bellbuoy.model.recipient import masked
 from bellbuoy.ports.ledger import Claim, Offer, Page, Taken
@@ -20,8 +22,25 @@ PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Record).decode
 
+# The values of the column `held` that name a provider. There are few, so each is looked up in the index by itself, and
+# the writer never walks over what waits for others.
+_HOLDING = {
+    provider: [
+        ",".join(group)
+        for size in range(1, len(PROVIDERS) + 1)
+        for group in combinations(sorted(PROVIDERS), size)
+        if provider in group
+    ]
+    for provider in PROVIDERS
+}
+_FIRST_OF = """SELECT * FROM (SELECT seq, priority FROM notifications
+               WHERE held = ?{} AND owner IS NULL ORDER BY priority, seq LIMIT ?2)"""
+_RELEASE = f"""UPDATE notifications SET held = NULL, due_at = ?1 WHERE seq IN (SELECT seq FROM (
+               {" UNION ALL ".join(_FIRST_OF.format(n + 3) for n in range(2 ** (len(PROVIDERS) - 1)))}
+               ) ORDER BY priority, seq LIMIT ?2)"""
+
 _LISTED_MAX = 100
-SaveRow = tuple[Record, int, float, float | None, str | None, bool]
+SaveRow = tuple[Record, int, float, float | None, Sequence[ProviderName], bool]
 
 
 class Notifications:
@@ -94,7 +113,7 @@ class Notifications:
         *,
         now: float,
         due_at: float | None,
-        held: ProviderName | None,
+        held: Sequence[ProviderName],
         release: bool,
     ) -> bool:
         cancelling: bool = await self._db.bulk(_save, (record, fence, now, due_at, held, release))
@@ -127,12 +146,7 @@ class Notifications:
 
     async def release_held(self, provider: ProviderName, *, now: float, limit: int) -> int:
         def free(connection: Connection) -> int:
-            connection.execute(
-                """UPDATE notifications SET held = NULL, due_at = ?1 WHERE seq IN (
-                     SELECT seq FROM notifications WHERE held = ?2 AND owner IS NULL
-                     ORDER BY priority, seq LIMIT ?3)""",
-                (now, provider, limit),
-            )
+            connection.execute(_RELEASE, (now, limit, *_HOLDING[provider]))
             return connection.changes()
 
         return await self._db.write(free)
@@ -140,7 +154,10 @@ class Notifications:
     async def held(self) -> dict[str, int]:
         def count(connection: Connection) -> dict[str, int]:
             sql = "SELECT held, count(*) FROM notifications WHERE held IS NOT NULL GROUP BY held"
-            return dict(connection.execute(sql).fetchall())
+            found: Counter[str] = Counter()
+            for held, waiting in connection.execute(sql):
+                found.update(dict.fromkeys(held.split(","), waiting))
+            return dict(found)
 
         return await self._db.read(count)
 
@@ -289,7 +306,12 @@ def _saved_row(row: SaveRow, asked: set[str]) -> tuple[object, ...]:
         # Its sender cancelled while an attempt was under way: this write is the first moment at which it can count.
         transitions.cancel_open(record, now)
         due_at, held = transitions.due_at(record), transitions.held_for(record)
-    return record.id, fence, record.status, due_at, held, int(release), encode(record)
+    return record.id, fence, record.status, due_at, _held(held), int(release), encode(record)
+
+
+def _held(providers: Sequence[ProviderName]) -> str | None:
+    """The providers that a record waits for as its column holds them; `_HOLDING` finds each of them there."""
+    return ",".join(sorted(providers)) or None
 
 
 def _fenced(connection: Connection, pairs: Iterable[tuple[str, int]]) -> set[str]:
