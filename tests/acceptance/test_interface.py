@@ -182,6 +182,18 @@ def test_a_batch_answers_in_order_and_one_bad_line_stops_no_other(server: Server
     assert server.call("POST", "/v1/notifications/batch", {"notifications": [to_email(1)] * 1001}).status == 422
 
 
+def test_a_batch_s_key_never_meets_the_key_of_a_single_request(server: Server) -> None:
+    body = {"notifications": [to_email(1), to_email(2)]}
+    batch = server.call("POST", "/v1/notifications/batch", body, Idempotency_Key="meet")
+    entries = [result["id"] for result in batch.json()["results"]]
+    for index in range(2):
+        single = server.call("POST", "/v1/notifications", to_email(9), Idempotency_Key=f"meet:{index}")
+        assert single.status == 202
+        assert single.json()["id"] not in entries
+    again = server.call("POST", "/v1/notifications/batch", body, Idempotency_Key="meet")
+    assert [result["id"] for result in again.json()["results"]] == entries
+
+
 def test_keys_and_scopes(server: Server) -> None:
     assert request("GET", f"{server.url}/v1/health").status == 401
     assert server.call("GET", "/v1/health", key="x" * 40).status == 401

@@ -49,7 +49,8 @@ async def send_batch(context: Context, call: Call) -> Reply:
             results.append(None)
         except BellbuoyError as error:
             results.append({"error": _document(error)})
-    keyed = [(request, None if key is None else f"{key}:{index}") for index, request in good]
+    # No header can hold a NUL, so an entry's key is never that of a single request.
+    keyed = [(request, None if key is None else f"{key}\0{index}") for index, request in good]
     for (index, _), answer in zip(good, await context.intake.accept(call.key.tenant, keyed), strict=True):
         results[index] = (
             {"id": answer.record.id, "status": answer.record.answered}
