@@ -235,3 +235,8 @@ class Invalid(BellbuoyError):
         super().__init__(message, hint=hint)
         self.errors = errors or []
         self.code = code  # type: ignore[misc]  # An instance may be more exact than its class.
+
+
+def code_of(error: BaseException) -> str:
+    """The stable code of an error of this tree; of any other, which is a defect, the name of its type."""
+    return error.code if isinstance(error, BellbuoyError) else type(error).__name__

@@ -13,7 +13,7 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.worker import Worker
-from bellbuoy.errors import StoreError
+from bellbuoy.errors import code_of
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.operations import Telemetry
 
@@ -61,18 +61,24 @@ class Release:
             await self._clock.sleep(self._settings.every_s)
             try:
                 await self.step()
-            except StoreError as error:
-                self._telemetry.event("release_failed", code=error.code)
+            except Exception as error:  # A defect too: what is held must not stay so for ever.
+                self._telemetry.event("release_failed", code=code_of(error))
 
     async def step(self) -> None:
         """Look once at every provider."""
         held = await self._ledger.held()
         for lane in self._lanes.values():
-            await self._let_go(lane, held.get(lane.name, 0))
-            gone = lane.purge.convicted()
-            if gone:
-                count = await self._ledger.invalidate(gone)
-                self._telemetry.event("tokens_invalidated", provider=lane.name, count=count)
+            try:
+                await self._look_at(lane, held.get(lane.name, 0))
+            except Exception as error:  # One provider's trouble is not the others'.
+                self._telemetry.event("release_failed", provider=lane.name, code=code_of(error))
+
+    async def _look_at(self, lane: Lane, waiting: int) -> None:
+        await self._let_go(lane, waiting)
+        gone = lane.purge.convicted()
+        if gone:
+            count = await self._ledger.invalidate(gone)
+            self._telemetry.event("tokens_invalidated", provider=lane.name, count=count)
 
     async def _let_go(self, lane: Lane, waiting: int) -> None:
         if not waiting:

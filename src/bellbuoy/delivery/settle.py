@@ -18,6 +18,7 @@ from bellbuoy.errors import (
     RecipientGone,
     TimeoutExceeded,
     Transient,
+    code_of,
 )
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Outcome, Record
@@ -142,7 +143,7 @@ def settle(
         attempt.provider_status = error.provider_status
         attempt.error_code = error.error_code or error.code
     else:
-        attempt.error_code = getattr(error, "code", type(error).__name__)
+        attempt.error_code = code_of(error)
     throttled = isinstance(error, Transient) and error.throttled
     attempt.counted = not (probing or throttled or outcome == "credential_rejected")
     why = f"{attempt.error_code} at attempt {attempt.n}"

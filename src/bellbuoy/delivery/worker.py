@@ -24,6 +24,7 @@ from bellbuoy.errors import (
     LeaseLost,
     RecipientGone,
     Unavailable,
+    code_of,
 )
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Receipt, Record
@@ -127,8 +128,8 @@ class Worker:
             while not self._stopping:
                 try:
                     await self._claim()
-                except (Full, Unavailable) as error:
-                    self._telemetry.event("claim_failed", code=error.code)
+                except Exception as error:  # A defect too: the next look may fare better, and nobody else looks.
+                    self._telemetry.event("claim_failed", code=code_of(error))
                 await self._nap()
             await self._drain()
         finally:
@@ -172,11 +173,14 @@ class Worker:
     async def _renew(self) -> None:
         while True:
             await self._clock.sleep(self._settings.lease_s / 3)
-            try:
-                await self._abandon()
-                await self._ledger.renew(self.owner, until=self._clock.time() + self._settings.lease_s)
-            except (Full, Unavailable) as error:
-                self._telemetry.event("lease_renewal_failed", code=error.code)
+            for step in (self._abandon, self._prolong):
+                try:
+                    await step()
+                except Exception as error:  # A defect too: if this loop ended, so would every lease.
+                    self._telemetry.event("lease_renewal_failed", code=code_of(error))
+
+    async def _prolong(self) -> None:
+        await self._ledger.renew(self.owner, until=self._clock.time() + self._settings.lease_s)
 
     async def _abandon(self) -> None:
         """Give back what failed in our hands, before renewing the leases would keep it there."""

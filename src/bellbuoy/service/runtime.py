@@ -14,7 +14,7 @@ from random import Random
 import uvicorn
 
 from bellbuoy.clock import Clock, SystemClock
-from bellbuoy.errors import ConfigurationError, StoreError
+from bellbuoy.errors import ConfigurationError, code_of
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
@@ -99,8 +99,10 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock) -> None:
     """Learn within a second of keys that another process made or revoked."""
     while True:
         await clock.sleep(1.0)
-        with contextlib.suppress(StoreError):  # The next look will do.
+        try:
             await parts.keys.load()
+        except Exception as error:  # The next look will do, after a defect too.
+            parts.telemetry.event("keys_not_read", code=code_of(error))
 
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:

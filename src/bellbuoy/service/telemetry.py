@@ -38,6 +38,7 @@ EVENTS: dict[str, str] = {
     "lease_renewal_failed": "error",
     "hand_back_failed": "error",
     "release_failed": "error",
+    "keys_not_read": "error",
     "request_failed": "error",
     "key_created": "info",
     "key_revoked": "info",

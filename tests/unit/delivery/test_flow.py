@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -419,6 +419,83 @@ async def test_a_store_that_fails_in_the_middle_leaves_nothing_stuck(
     broken = False
     await flow.pass_time(120)
     assert (await flow.record(sent)).status == "delivered"
+
+
+@pytest.mark.parametrize("broken", ["renew", "abandon"])
+async def test_a_defect_in_one_renewal_does_not_end_the_leases(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    never: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    flow.providers["smtp"].script = lambda message: never
+    flow.lanes["smtp"].guard = _Unguarded()  # type: ignore[assignment]
+    method, defects = getattr(flow.ledger, broken), 0
+
+    async def defective(*args: object, **kwargs: object) -> object:
+        nonlocal defects
+        defects += 1
+        if broken == "abandon" or defects == 1:
+            raise RuntimeError("a defect")
+        return await method(*args, **kwargs)
+
+    monkeypatch.setattr(flow.ledger, broken, defective)
+    sent = await flow.send(to_email())
+    await flow.pass_time(1)
+    flow.worker._orphans["no such notification"] = 1
+    await flow.pass_time(300)
+    assert defects > 1
+    assert "lease_renewal_failed" in flow.telemetry.names()
+    never.set_result(Receipt(250))
+    await flow.pass_time(1)
+    assert (await flow.record(sent)).status == "delivered"
+    assert len(flow.providers["smtp"].sent) == 1
+
+
+class _Unguarded:
+    """A guard that lets a call take as long as it likes."""
+
+    async def call(self, send: Callable[[Message], Awaitable[Receipt]], message: Message) -> Receipt:
+        return await send(message)
+
+
+@pytest.mark.parametrize(("method", "event"), [("claim", "claim_failed"), ("held", "release_failed")])
+async def test_a_defect_in_one_turn_does_not_end_a_loop(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, method: str, event: str
+) -> None:
+    original, broken = getattr(flow.ledger, method), True
+
+    async def defective(*args: object, **kwargs: object) -> object:
+        if broken:
+            raise RuntimeError("a defect")
+        return await original(*args, **kwargs)
+
+    monkeypatch.setattr(flow.ledger, method, defective)
+    flow.lanes["smtp"].breaker.isolate()
+    sent = await flow.send(to_email())
+    await flow.pass_time(5)
+    assert event in flow.telemetry.names()
+    broken = False
+    await flow.pass_time(5)
+    flow.lanes["smtp"].breaker.close()
+    await flow.pass_time(5)
+    assert (await flow.record(sent)).status == "delivered"
+
+
+async def test_trouble_with_one_provider_s_release_leaves_the_others_alone(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(most: int, trials: int) -> int:
+        raise RuntimeError("a defect")
+
+    await flow.add_user(devices=(android(),))
+    for name in ("fcm", "smtp"):
+        flow.lanes[name].breaker.isolate()
+    await flow.send(to_user())
+    mail = await flow.send(to_email())
+    await flow.pass_time(5)
+    monkeypatch.setattr(flow.lanes["fcm"], "releasable", defective)
+    flow.lanes["smtp"].breaker.close()
+    await flow.pass_time(5)
+    assert (await flow.record(mail)).status == "delivered"
 
 
 async def test_a_cancel_after_a_crash_ends_the_notification(flow: Flow) -> None:
