@@ -33,6 +33,7 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.settings import Breaker, Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
+from bellbuoy.service.watch import WatchedLedger
 
 _PRESETS = {
     "fcm": resilience.FCM,
@@ -88,7 +89,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = _lock(settings.data.dir, exclusive=alone)
     telemetry = ServiceTelemetry()
-    store: Ledger = SqliteLedger(settings.database_path, clock=clock)
+    store = WatchedLedger(SqliteLedger(settings.database_path, clock=clock), clock=clock)
     ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if alone else store
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
@@ -116,7 +117,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     )
     keys = Keys(ledger, clock=clock)
     nudge = worker.nudge if worker is not None else _nobody
-    context = Context(intake, ledger, keys, lanes, telemetry, clock, nudge)
+    context = Context(intake, ledger, store, keys, lanes, telemetry, clock, nudge)
     return Parts(settings, ledger, keys, lanes, telemetry, worker, release, context, lock, alone)
 
 

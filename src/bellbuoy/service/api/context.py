@@ -14,6 +14,7 @@ from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.telemetry import ServiceTelemetry
+from bellbuoy.service.watch import WatchedLedger
 
 
 class Nudge(Protocol):
@@ -28,6 +29,7 @@ class Context:
 
     intake: Intake
     ledger: Ledger
+    watched: WatchedLedger
     keys: Keys
     lanes: Mapping[str, Lane]
     telemetry: ServiceTelemetry

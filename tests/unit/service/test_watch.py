@@ -1,0 +1,97 @@
+"""Readiness: cheap to ask, and not deceived by a probe that fits where a record does not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bellbuoy.clock import ManualClock
+from bellbuoy.errors import Full, StoreError, Unavailable
+from bellbuoy.service.watch import WatchedLedger
+
+
+class Store:
+    """A ledger that does what the test says."""
+
+    def __init__(self) -> None:
+        self.probes = 0
+        self.failing: dict[str, StoreError] = {}
+        self.gate: asyncio.Event | None = None
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        self._maybe_fail("probe")
+
+    async def accept(self, offers: Any) -> list[Any]:
+        self._maybe_fail("accept")
+        return []
+
+    async def save(self, *args: Any, **kwargs: Any) -> bool:
+        self._maybe_fail("save")
+        return True
+
+    def _maybe_fail(self, method: str) -> None:
+        if method in self.failing:
+            raise self.failing[method]
+
+
+def watched() -> tuple[Any, Store, ManualClock]:
+    store, clock = Store(), ManualClock()
+    return WatchedLedger(store, clock=clock), store, clock  # type: ignore[arg-type]
+
+
+async def test_many_who_ask_share_one_probe_a_second() -> None:
+    ledger, store, clock = watched()
+    store.gate = asyncio.Event()
+    asking = [asyncio.create_task(ledger.check()) for _ in range(100)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    await asyncio.sleep(0)
+    store.gate.set()
+    assert await asyncio.gather(*asking[1:]) == [0.0] * 99
+    assert store.probes == 2, "one that was cancelled, and one for all the others"
+    await clock.advance(0.9)
+    await ledger.check()
+    assert store.probes == 2
+    await clock.advance(0.2)
+    await ledger.check()
+    assert store.probes == 3
+
+
+async def test_a_probe_that_fails_is_remembered_as_long() -> None:
+    ledger, store, clock = watched()
+    store.failing["probe"] = Unavailable("gone")
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await ledger.check()
+    assert store.probes == 1
+    store.failing.clear()
+    await clock.advance(1.0)
+    await ledger.check()
+
+
+@pytest.mark.parametrize("method", ["accept", "save"])
+async def test_a_real_write_that_found_no_room_counts_although_the_probe_fits(method: str) -> None:
+    ledger, store, clock = watched()
+    await ledger.check()
+    store.failing[method] = Full("no room")
+    with pytest.raises(Full):
+        await getattr(ledger, method)([])
+    with pytest.raises(Full):
+        await ledger.check()
+    # Another kind of write that fits says nothing of this one.
+    await getattr(ledger, "save" if method == "accept" else "accept")([])
+    with pytest.raises(Full):
+        await ledger.check()
+    store.failing.clear()
+    await getattr(ledger, method)([])
+    await ledger.check()
+    store.failing[method] = Full("no room")
+    with pytest.raises(Full):
+        await getattr(ledger, method)([])
+    await clock.advance(10.0)
+    await ledger.check()  # Nobody has tried since, so it is offered again.
