@@ -36,7 +36,8 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 def offer(notification_id: str, *, tenant: str = "t", hash_: bytes = b"h", due_at: float = NOW, **fields: Any) -> Offer:
     request = msgspec.structs.replace(REQUEST, **{k: fields.pop(k) for k in ("priority",) if k in fields})
     owner = fields.pop("owner", None)
-    record = Record(notification_id, tenant, request, NOW, NOW + 100, **fields)
+    accepted_at = fields.pop("accepted_at", NOW)
+    record = Record(notification_id, tenant, request, accepted_at, NOW + 100, **fields)
     return Offer(record, hash_, due_at, owner)
 
 
@@ -406,6 +407,51 @@ async def test_dead_letters_are_discarded_by_a_filter(ledger: Ledger) -> None:
     assert await discard(error_code="20500") == (1, 1)
     assert await ledger.dead_letter_count() == 0
     assert (await ledger.books()).dead_lettered == 4
+
+
+async def test_what_is_over_and_old_is_forgotten_from_both_sides_of_the_books(ledger: Ledger) -> None:
+    await bury(ledger, "letter", expires_at=NOW + 100)
+    await accept(ledger, *(f"done-{n}" for n in range(7)))
+    for one in await claim(ledger):
+        one.record.status = "delivered"
+        one.record.note(NOW + 50 if one.record.id == "done-6" else NOW, "delivered", "fcm accepted it")
+        await save(ledger, one)
+    await accept(ledger, "leased", "held", "scheduled")
+    claims = {one.record.id: one for one in await claim(ledger)}
+    await save(ledger, claims["held"], due_at=NOW + 900, held=("fcm",))
+    await save(ledger, claims["scheduled"], due_at=NOW + 9_000)
+    await ledger.accept([offer("fresh", accepted_at=NOW + 50)])
+    device = Device("d", "android", "fcm", "token")
+    await ledger.put_device("t", "u", device, now=NOW)
+    await ledger.invalidate([Tombstone("t", "u", "d", "fcm", at=NOW + 1, seen_at=NOW, because="UNREGISTERED")])
+
+    assert await forget(ledger, before=NOW) == (0, 0)
+    assert await forget(ledger, before=NOW + 20) == (7, 1)
+    for gone in ("letter", "done-0"):
+        with pytest.raises(NotFound):
+            await ledger.get(gone)
+    left = await ledger.page("t", status=None, user_id=None, limit=50, cursor=None)
+    assert {record.id for record in left.records} == {"done-6", "leased", "held", "scheduled", "fresh"}
+    assert await ledger.dead_letter_count() == 0
+    assert await ledger.tombstones("t", limit=9) == []
+    assert (await _user(ledger)).devices[0].invalidated_at == NOW + 1, "a forgotten tombstone wakes no token"
+    (again,) = await ledger.accept([offer("done-0", hash_=b"another")])
+    assert again.kind == "new"
+
+
+async def forget(ledger: Ledger, *, before: float) -> tuple[int, int]:
+    """Forget all that is old enough, three at a time; the books balance at every step."""
+    notifications = tombstones = 0
+    cursor: str | None = None
+    while True:
+        done = await ledger.forget(before=before, limit=3, cursor=cursor)
+        assert done.notifications <= 3
+        notifications, tombstones = notifications + done.notifications, tombstones + done.tombstones
+        books = await ledger.books()
+        assert (books.difference, await ledger.difference(), books.missing, books.unknown) == (0, 0, [], [])
+        cursor = done.next_cursor
+        if cursor is None:
+            return notifications, tombstones
 
 
 async def test_users_devices_and_tombstones(ledger: Ledger) -> None:

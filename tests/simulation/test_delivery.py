@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.errors import (
     Conflict,
     CredentialRejected,
+    NotFound,
     OutcomeUnknown,
     Permanent,
     RecipientGone,
@@ -82,21 +84,26 @@ async def test_nothing_is_lost_and_nothing_is_doubled_without_doubt(seed: int, t
     async with flow:
         await _users(flow, rng)
         sent: list[str] = []
+        forgotten: list[Record] = []
         for round_number in range(12):
             for _ in range(rng.randrange(1, 12)):
                 sent.append(await flow.send(_document(rng), rng.choice([None, f"key-{len(sent)}"])))
             await flow.pass_time(rng.uniform(0, 8))
             if rng.random() < 0.3:
                 await _cancel(flow, rng.choice(sent))
+            if rng.random() < 0.3:
+                forgotten += await _forget(flow, [one for one in sent if one not in {r.id for r in forgotten}])
             if rng.random() < 0.35:
                 await flow.crash()
                 await flow.restart(f"w-{round_number}")
             assert (await flow.books()).difference == 0
         world.stormy = False
         await flow.pass_time(1_500)
-        records = [await flow.record(one) for one in sent]
+        gone = {record.id for record in forgotten}
+        records = forgotten + [await flow.record(one) for one in sent if one not in gone]
         books = await flow.books()
-    assert books.accepted == len(sent)
+    assert books.accepted == len(sent) - len(forgotten)
+    assert len(records) == len(sent)
     assert (books.difference, books.pending, books.missing, books.unknown) == (0, 0, [], [])
     for record in records:
         _check(record, world)
@@ -123,8 +130,20 @@ def _document(rng: Random) -> dict[str, Any]:
 
 
 async def _cancel(flow: Flow, notification_id: str) -> None:
-    with contextlib.suppress(Conflict):  # It may be over already.
+    with contextlib.suppress(Conflict, NotFound):  # It may be over already, or forgotten.
         await flow.ledger.cancel(notification_id, TENANT, now=flow.clock.time())
+
+
+async def _forget(flow: Flow, ids: list[str]) -> list[Record]:
+    """Forget what was over ten seconds ago; returns it as it was."""
+    before = flow.clock.time() - 10
+    old = [record for record in [await flow.record(one) for one in ids] if record.over and record.last_at < before]
+    settings = RetentionSettings(keep_s=10, batch=5, pause_s=0)
+    await Retention(ledger=flow.ledger, settings=settings, clock=flow.clock, telemetry=flow.telemetry).round()
+    for record in old:
+        with pytest.raises(NotFound):
+            await flow.record(record.id)
+    return old
 
 
 def _check(record: Record, world: World) -> None:

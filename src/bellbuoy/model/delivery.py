@@ -190,6 +190,12 @@ class Record(Struct, omit_defaults=True):
         """Whether nothing more will be done by itself: it is final, and no delivery is open."""
         return self.final and not any(delivery.open for delivery in self.deliveries)
 
+    @property
+    def last_at(self) -> float:
+        """The epoch second of the last thing that became of it."""
+        noted = (entry.at for entry in self.timeline[-1:])
+        return max(self.accepted_at, *noted, *(d.attempts[-1].started_at for d in self.deliveries if d.attempts))
+
     def note(self, at: float, event: str, detail: str) -> None:
         """Add a line to the timeline, at `at` epoch seconds, keeping at most `TIMELINE_MAX`."""
         if len(self.timeline) >= TIMELINE_MAX:

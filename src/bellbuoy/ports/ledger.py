@@ -59,6 +59,14 @@ class Page(Struct, frozen=True):
     next_cursor: str | None
 
 
+class Forgotten(Struct, frozen=True):
+    """What was deleted, and where to look on, None when there is nothing more that is old enough."""
+
+    notifications: int
+    tombstones: int
+    next_cursor: str | None
+
+
 class NotificationLedger(Protocol):
     """Notifications and the leases on them."""
 
@@ -293,6 +301,20 @@ class KeyStore(Protocol):
 
 class Ledger(NotificationLedger, DeadLetterLedger, Registry, KeyStore, Protocol):
     """The whole system of record."""
+
+    async def forget(self, *, before: float, limit: int, cursor: str | None) -> Forgotten:
+        """Delete what is over and done with: in one transaction, so that the books balance at every moment.
+
+        A notification goes when nothing more can become of it and its last event was earlier than `before`; with it go
+        its acceptance and its dead letters. A tombstone goes when it was made earlier. A key of a notification that
+        is gone makes a new one.
+
+        Args:
+            before: epoch seconds.
+            limit: look at most at so many notifications, and delete at most so many tombstones.
+            cursor: of the last look, None for the first.
+        """
+        ...
 
     async def probe(self) -> None:
         """Do a real write and read; raise Unavailable or Full when it cannot."""

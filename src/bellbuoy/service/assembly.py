@@ -22,6 +22,7 @@ from bellbuoy.adapters.transport import PyreqwestTransport
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
 from bellbuoy.delivery.release import Release, ReleaseSettings
+from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
@@ -60,6 +61,7 @@ class Parts:
     telemetry: ServiceTelemetry
     worker: Worker | None
     release: Release | None
+    retention: Retention | None
     context: Context
     lock: IO[str]
     owns_ledger: bool
@@ -94,8 +96,11 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
     }
-    worker = release = None
+    worker = release = retention = None
     if working:
+        if settings.data.retention_days:
+            keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
+            retention = Retention(ledger=ledger, settings=keep, clock=clock, telemetry=telemetry)
         worker = _worker(settings, ledger, lanes, telemetry, clock, rng)
         release = Release(
             ledger=ledger,
@@ -118,7 +123,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     keys = Keys(ledger, clock=clock)
     nudge = worker.nudge if worker is not None else _nobody
     context = Context(intake, ledger, store, keys, lanes, telemetry, clock, nudge)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, context, lock, alone)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, context, lock, alone)
 
 
 def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider]:

@@ -71,6 +71,8 @@ async def run(
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
             if parts.release is not None:
                 tasks.append(group.create_task(parts.release.run(), name="release"))
+            if parts.retention is not None:
+                tasks.append(group.create_task(parts.retention.run(), name="retention"))
             if accepting and not parts.owns_ledger:
                 tasks.append(group.create_task(_follow_keys(parts, clock), name="keys"))
             working_task = group.create_task(parts.worker.run(), name="worker") if parts.worker is not None else None

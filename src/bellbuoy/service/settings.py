@@ -71,6 +71,8 @@ class Server(Section):
 
 class Data(Section):
     dir: Path = Path("bellbuoy-data")
+    # Whole days: less than one would break the promise that an Idempotency-Key holds for 24 hours. 0 keeps for ever.
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
 
 
 class Ledger(Section):

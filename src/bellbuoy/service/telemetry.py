@@ -39,6 +39,8 @@ EVENTS: dict[str, str] = {
     "hand_back_failed": "error",
     "release_failed": "error",
     "keys_not_read": "error",
+    "old_records_forgotten": "info",
+    "retention_failed": "error",
     "request_failed": "error",
     "key_created": "info",
     "key_revoked": "info",

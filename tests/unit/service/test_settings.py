@@ -52,6 +52,8 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[ledger]\nurl = 'mysql://x'", "sqlite:///"),
         ("[retry]\nmax_delay_s = 0.5", "retry.max_delay_s"),
         ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
+        ("[data]\nretention_days = 0.5", "data.retention_days"),
+        ("[data]\nretention_days = -1", "data.retention_days"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -8,11 +8,12 @@ from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.dead_letters import DeadLetters
 from bellbuoy.adapters.sqlite.notifications import Notifications
 from bellbuoy.adapters.sqlite.registry import Keys, Registry
+from bellbuoy.adapters.sqlite.retention import Retention
 from bellbuoy.adapters.sqlite.schema import migrate
 from bellbuoy.clock import Clock
 
 
-class SqliteLedger(Notifications, DeadLetters, Registry, Keys):
+class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
     """The system of record on one machine; implements `bellbuoy.ports.ledger.Ledger`.
 
     A write returns when its commit has been fsynced (`synchronous = FULL`), so it survives a power cut as far as the
@@ -31,7 +32,7 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys):
 
     def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
         database = Database(path, migrate, inline=inline)
-        for part in (Notifications, DeadLetters, Registry, Keys):
+        for part in (Notifications, DeadLetters, Registry, Keys, Retention):
             part.__init__(self, database)
         self._clock = clock
 
