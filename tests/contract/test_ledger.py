@@ -254,6 +254,37 @@ async def test_a_sibling_s_dead_letter_never_takes_a_notification_from_its_worke
     assert await ledger.dead_letter_count() == 0
 
 
+def called_gone(record: Record) -> None:
+    record.chain = ("push",)
+    delivery = Delivery(f"d-{record.id}", 0, "push", "fcm", "token", due_at=NOW)
+    record.deliveries.append(delivery)
+    transitions.start(delivery, NOW).outcome = "recipient_gone"
+    transitions.fail(record, delivery, NOW, exhausted=False, why="UNREGISTERED")
+    transitions.conclude(record, NOW)
+
+
+async def test_what_was_wrongly_called_gone_waits_for_its_provider(ledger: Ledger) -> None:
+    await accept(ledger, "a", "busy", "late")
+    claims = {one.record.id: one for one in await claim(ledger)}
+    for name, one in claims.items():
+        called_gone(one.record)
+        assert one.record.status == "failed"
+        if name == "late":
+            one.record.expires_at = NOW
+        await save(ledger, one, release=name != "busy", due_at=NOW + 30 if name == "busy" else None)
+    verdicts = [(name, f"d-{name}") for name in ("a", "busy", "late", "unknown")]
+    assert await ledger.reconsider(verdicts, now=NOW, wait_s=300) == [("busy", "d-busy")]
+    assert await ledger.reconsider([("a", "d-a")], now=NOW, wait_s=300) == []
+    record = await ledger.get("a")
+    assert (record.status, record.deliveries[0].held, record.code) == ("queued", "credential_rejected", None)
+    assert (await ledger.get("late")).status == "failed"
+    assert await ledger.held() == {"fcm": 1}
+    assert await claim(ledger) == []
+    assert await ledger.release_held("fcm", now=NOW, limit=9) == 1
+    assert [one.record.id for one in await claim(ledger)] == ["a"]
+    assert (await ledger.books()).difference == 0
+
+
 async def test_a_dead_letter_can_be_discarded(ledger: Ledger) -> None:
     await accept(ledger, "a")
     (one,) = await claim(ledger)

@@ -2,7 +2,8 @@
 
 A provider that calls one token gone is believed. When it suddenly calls many gone, the cause is far more likely ours: a
 wrong project, topic or environment. So a token is not invalidated at once. It is a suspect for a few seconds; if
-meanwhile too large a share of the provider's answers say gone, all suspects go free and a credential issue is raised.
+meanwhile too large a share of the provider's answers say gone, all suspects go free, what was believed of late comes
+back and waits with the rest, and a credential issue is raised.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.model.operation import Issue, Tombstone
+from bellbuoy.ports.ledger import Verdict
 from bellbuoy.ports.operations import Telemetry
 
 
@@ -56,7 +58,10 @@ class PurgeGuard:
         self._gone = 0
         self._taken_at = float("-inf")
         self._suspects: deque[tuple[float, Tombstone]] = deque()
+        self._believed: deque[Verdict] = deque(maxlen=rules.answers_max)
         self.tripped = False
+        self.acquitted: list[Verdict] = []
+        """Deliveries that failed on answers that are no longer believed; whoever brings them back takes them off."""
 
     def answered(self) -> None:
         """The provider took a message. The guard believes again once the share of gone has fallen to half its limit."""
@@ -66,8 +71,10 @@ class PurgeGuard:
             self.tripped = False
             self._telemetry.clear_issue("credential_rejected", self._provider)
 
-    def gone(self, suspect: Tombstone | None) -> bool:
+    def gone(self, suspect: Tombstone | None, verdict: Verdict) -> bool:
         """The provider called a token gone; `suspect` is None when it is not one of a registered device.
+
+        `verdict` names the delivery that fails if it is believed.
 
         Returns:
             Whether to believe it. When not, the attempt failed for the lack of a right credential.
@@ -78,6 +85,7 @@ class PurgeGuard:
             self._trip()
         if self.tripped:
             return False
+        self._believed.append(verdict)
         if suspect is not None:
             self._suspects.append((self._clock.monotonic() + rules.suspect_s, suspect))
             if len(self._suspects) > rules.suspects_max:
@@ -99,6 +107,8 @@ class PurgeGuard:
         self.tripped = True
         freed = len(self._suspects)
         self._suspects.clear()
+        self.acquitted = (self.acquitted + list(self._believed))[-self._rules.suspects_max :]
+        self._believed.clear()
         detail = (
             f"{self._gone} of the last {len(self._answers)} answers called the token gone: this looks like a wrong "
             f"project, topic or environment. No token is purged and deliveries are held; {freed} suspects went free"

@@ -26,12 +26,16 @@ class ReleaseSettings(Struct, frozen=True):
         rate_per_s: notifications let go a second for one provider, once it has recovered.
         ramp_s: seconds over which the rate grows from a tenth of that; the guide of one provider asks for a minute.
         trials: notifications let go to test a provider in trouble.
+        reconsidered_max: deliveries brought back in one look, when answers turn out not to be believed.
+        credential_wait_s: seconds that such a delivery waits for the credential to be mended before it is due again.
     """
 
     every_s: float = 0.5
     rate_per_s: float = 500.0
     ramp_s: float = 60.0
     trials: int = 3
+    reconsidered_max: int = 500
+    credential_wait_s: float = 300.0
 
 
 class Release:
@@ -75,6 +79,14 @@ class Release:
 
     async def _look_at(self, lane: Lane, waiting: int) -> None:
         await self._let_go(lane, waiting)
+        acquitted = lane.purge.acquitted[: self._settings.reconsidered_max]
+        if acquitted:
+            now = self._clock.time()
+            leased = await self._ledger.reconsider(acquitted, now=now, wait_s=self._settings.credential_wait_s)
+            lane.purge.acquitted = lane.purge.acquitted[len(acquitted) :] + leased
+            count = len(acquitted) - len(leased)
+            if count:
+                self._telemetry.event("deliveries_reconsidered", provider=lane.name, count=count)
         gone = lane.purge.convicted()
         if gone:
             count = await self._ledger.invalidate(gone)

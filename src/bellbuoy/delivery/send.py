@@ -93,14 +93,15 @@ class Lane:
 
         A provider that says since when it is gone speaks of an earlier registration if the token was put later.
         """
+        verdict = (record.id, delivery.id)
         user_id, registered_at = record.request.recipient.user_id, delivery.registered_at
         if error.quarantine:
             detail = "a token belongs to another sender id; it is set aside"
             self._telemetry.raise_issue(Issue("sender_id_mismatch", self.name, detail, now))
         if error.since is not None and registered_at is not None and error.since < registered_at:
-            return self.purge.gone(None)
+            return self.purge.gone(None, verdict)
         if user_id is None or delivery.device_id is None:
-            return self.purge.gone(None)
+            return self.purge.gone(None, verdict)
         suspect = Tombstone(
             tenant=record.tenant,
             user_id=user_id,
@@ -110,7 +111,7 @@ class Lane:
             seen_at=delivery.attempts[-1].started_at,
             because=error.error_code or error.code,
         )
-        return self.purge.gone(suspect)
+        return self.purge.gone(suspect, verdict)
 
     def failed(self, error: Exception, outcome: Outcome) -> None:
         """An attempt did not deliver: remember it if it says something about the provider."""

@@ -11,6 +11,7 @@ a delivery and who moves it:
     pending, retrying ──finish_open─> cancelled | expired
     pending, retrying ──suppress────> cancelled | uncertain
     failed (exhausted) ──revive─────> pending
+    failed (gone) ──reconsider──────> retrying
 """
 
 from __future__ import annotations
@@ -180,6 +181,28 @@ def revive(record: Record, delivery: Delivery, now: float, due_at: float) -> Non
     record.code = None
     record.replays += 1
     record.note(now, "replayed", f"{delivery.provider}: brought back from the dead letters")
+
+
+def reconsider(record: Record, delivery: Delivery, now: float, wait_s: float) -> bool:
+    """Bring back a delivery whose endpoint was called gone when that is not to be believed; it waits for its provider.
+
+    Returns:
+        False when nothing was changed: it failed for another reason, or is too late, or its notification ended
+        otherwise meanwhile.
+    """
+    gone = delivery.status == "failed" and delivery.attempts[-1:] and delivery.attempts[-1].outcome == "recipient_gone"
+    late = record.once or now >= record.expires_at
+    if not gone or late or (record.final and record.status != "failed"):
+        return False
+    delivery.attempts[-1].counted = False
+    delivery.status = "retrying"
+    delivery.due_at = now + wait_s
+    delivery.held = "credential_rejected"
+    record.status = "accepted"
+    record.code = None
+    record.note(now, "reconsidered", f"{delivery.provider}: many tokens were called gone at once, so none is believed")
+    conclude(record, now)
+    return True
 
 
 def conclude(record: Record, now: float) -> None:

@@ -16,6 +16,9 @@ from bellbuoy.model.delivery import NotificationStatus, ProviderName, Record
 from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Discarded, Replayed, Tombstone
 from bellbuoy.model.recipient import Device, User
 
+Verdict = tuple[str, str]
+"""A notification's id, and that of its delivery whose endpoint was called gone."""
+
 SKIPPED_MAX = 1_000
 """Dead letters that one replay lists as skipped, besides those that were asked for by their ids."""
 
@@ -178,7 +181,7 @@ class NotificationLedger(Protocol):
 
 
 class DeadLetterLedger(Protocol):
-    """Deliveries that have run out of attempts."""
+    """Deliveries that have run out of attempts, and others that come back after they had failed."""
 
     async def dead_letters(
         self, tenant: str, *, provider: str | None, error_code: str | None, limit: int, cursor: str | None
@@ -206,6 +209,16 @@ class DeadLetterLedger(Protocol):
             dry_run: only say what would happen.
             limit: bring back at most so many. What cannot come back (it has outlived its time to live, its notification
                 has ended otherwise) is skipped and does not count; at most `SKIPPED_MAX` of those are listed.
+        """
+        ...
+
+    async def reconsider(self, verdicts: Sequence[Verdict], *, now: float, wait_s: float) -> list[Verdict]:
+        """Bring back deliveries that failed because their endpoint was called gone, where that was wrong.
+
+        They wait for their provider, `wait_s` seconds at most. What has ended otherwise meanwhile stays as it is.
+
+        Returns:
+            Those whose notification is leased now; ask for them again.
         """
         ...
 

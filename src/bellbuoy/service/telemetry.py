@@ -49,6 +49,7 @@ EVENTS: dict[str, str] = {
     "dead_letter_discarded": "info",
     "dead_letters_discarded": "info",
     "tombstones_restored": "info",
+    "deliveries_reconsidered": "warning",
 }
 """Every event that may be logged, and its level; `docs/operations.md` explains each."""
 

@@ -262,11 +262,32 @@ async def test_a_mass_of_gone_tokens_purges_none_and_raises_an_issue(flow: Flow)
         await flow.add_user(f"u-{n}", devices=(android(f"d-{n}"),))
     gone = RecipientGone("gone", provider_status=404, error_code="UNREGISTERED")
     flow.providers["fcm"].script = lambda message: gone
-    for n in range(200):
-        await flow.send(to_user(f"u-{n}"))
+    ids = [await flow.send(to_user(f"u-{n}")) for n in range(200)]
     await flow.pass_time(30)
     assert ("credential_rejected", "fcm") in flow.telemetry.issues
     assert not await flow.ledger.tombstones(TENANT, limit=100)
+    # Those that were believed before the guard tripped wait with the others.
+    assert {(await flow.record(i)).status for i in ids} <= {"accepted", "queued", "delivering"}
+    flow.providers["fcm"].script = lambda message: Receipt(200, "m")
+    await flow.pass_time(400)
+    assert {(await flow.record(i)).status for i in ids} == {"delivered"}
+    assert (await flow.books()).difference == 0
+
+
+async def test_what_went_another_way_or_is_too_late_does_not_come_back(flow: Flow) -> None:
+    gone = RecipientGone("gone", provider_status=404, error_code="UNREGISTERED")
+    flow.providers["fcm"].script = lambda message: gone
+    await flow.add_user("mailed", devices=(android("d-m"),), email="ann@example.com")
+    await flow.add_user("short", devices=(android("d-s"),))
+    mailed, short = await flow.send(to_user("mailed")), await flow.send(to_user("short", ttl_s=5))
+    await flow.pass_time(6)
+    for n in range(40):
+        await flow.add_user(f"u-{n}", devices=(android(f"d-{n}"),))
+        await flow.send(to_user(f"u-{n}"))
+    await flow.pass_time(5)
+    assert "deliveries_reconsidered" in flow.telemetry.names()
+    assert (await flow.record(mailed)).status == "delivered"
+    assert (await flow.record(short)).status == "failed"
 
 
 async def test_a_wrong_project_that_shows_slowly_purges_nothing_either(flow: Flow) -> None:

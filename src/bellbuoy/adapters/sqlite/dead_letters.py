@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bellbuoy.adapters.sqlite.database import Connection, Database
-from bellbuoy.adapters.sqlite.notifications import decode, encode, parse_cursor
+from bellbuoy.adapters.sqlite.notifications import decode, encode, held_column, parse_cursor
 from bellbuoy.errors import NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import DeadLetter, Discarded, Replayed, Skip
-from bellbuoy.ports.ledger import SKIPPED_MAX
+from bellbuoy.ports.ledger import SKIPPED_MAX, Verdict
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 
@@ -66,6 +66,12 @@ class DeadLetters:
                 elif named is not None or len(skipped) < SKIPPED_MAX:
                     skipped.append(Skip(letter_id, why))
             return Replayed(replayed + len(skipped), replayed, skipped + unknown, dry_run)
+
+        return await self._db.write(bring_back)
+
+    async def reconsider(self, verdicts: Sequence[Verdict], *, now: float, wait_s: float) -> list[Verdict]:
+        def bring_back(connection: Connection) -> list[Verdict]:
+            return [one for one in verdicts if not _reconsidered(connection, one, now, wait_s)]
 
         return await self._db.write(bring_back)
 
@@ -175,6 +181,30 @@ def _revive(
     )
     connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
     return None
+
+
+def _reconsidered(connection: Connection, verdict: Verdict, now: float, wait_s: float) -> bool:
+    """Bring one back if it still failed; False when a worker has its notification now."""
+    notification_id, delivery_id = verdict
+    row = connection.execute("SELECT record, owner FROM notifications WHERE id = ?", (notification_id,)).fetchone()
+    if row is None:
+        return True
+    record = decode(row[0])
+    delivery = next((d for d in record.deliveries if d.id == delivery_id), None)
+    if row[1] is not None:
+        return False
+    if delivery is not None and transitions.reconsider(record, delivery, now, wait_s):
+        connection.execute(
+            "UPDATE notifications SET status = ?, due_at = ?, held = ?, fence = fence + 1, record = ? WHERE id = ?",
+            (
+                record.status,
+                transitions.due_at(record),
+                held_column(transitions.held_for(record)),
+                encode(record),
+                notification_id,
+            ),
+        )
+    return True
 
 
 def _refused(record: Record, due_at: float, *, owned: bool) -> str | None:

@@ -306,10 +306,10 @@ def _saved_row(row: SaveRow, asked: set[str]) -> tuple[object, ...]:
         # Its sender cancelled while an attempt was under way: this write is the first moment at which it can count.
         transitions.cancel_open(record, now)
         due_at, held = transitions.due_at(record), transitions.held_for(record)
-    return record.id, fence, record.status, due_at, _held(held), int(release), encode(record)
+    return record.id, fence, record.status, due_at, held_column(held), int(release), encode(record)
 
 
-def _held(providers: Sequence[ProviderName]) -> str | None:
+def held_column(providers: Sequence[ProviderName]) -> str | None:
     """The providers that a record waits for as its column holds them; `_HOLDING` finds each of them there."""
     return ",".join(sorted(providers)) or None
 
