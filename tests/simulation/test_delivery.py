@@ -91,6 +91,8 @@ async def test_nothing_is_lost_and_nothing_is_doubled_without_doubt(seed: int, t
             await flow.pass_time(rng.uniform(0, 8))
             if rng.random() < 0.3:
                 await _cancel(flow, rng.choice(sent))
+            if rng.random() < 0.5:
+                await _change(flow, rng)
             if rng.random() < 0.3:
                 forgotten += await _forget(flow, [one for one in sent if one not in {r.id for r in forgotten}])
             if rng.random() < 0.35:
@@ -125,8 +127,29 @@ def _document(rng: Random) -> dict[str, Any]:
     if rng.random() < 0.2:
         fields["fallback_after_s"] = rng.choice([0, 2, 10])
     if rng.random() < 0.3:
+        fields["category"] = "news"
+    if rng.random() < 0.3:
         fields["channels"] = rng.sample(["push", "email", "sms"], rng.randrange(1, 4))
     return to_user(f"u-{rng.randrange(10)}", **fields)
+
+
+async def _change(flow: Flow, rng: Random) -> None:
+    """A recipient moves, opts out, goes away or sleeps."""
+    user_id, now = f"u-{rng.randrange(8)}", flow.clock.time()
+    draw = rng.random()
+    if draw < 0.3:
+        await flow.ledger.put_device(TENANT, user_id, android(f"a-{user_id[2:]}", f"t-{rng.random()}"), now=now)
+    elif draw < 0.5:
+        await flow.add_user(user_id, email=f"new-{rng.random()}@example.com")
+    elif draw < 0.7:
+        await flow.add_user(user_id, email="u@example.com", preferences={"categories": {"news": False}})
+    elif draw < 0.85:
+        # The clock begins at 08:00 UTC, so this comes soon and is over before the end.
+        quiet = {"quiet_hours": {"start": "08:00", "end": "08:02"}}
+        await flow.add_user(user_id, email="u@example.com", preferences=quiet)
+    else:
+        with contextlib.suppress(NotFound):
+            await flow.ledger.delete_user(TENANT, user_id)
 
 
 async def _cancel(flow: Flow, notification_id: str) -> None:

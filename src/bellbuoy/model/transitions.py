@@ -247,7 +247,8 @@ def due_at(record: Record) -> float | None:
         return None
     times = [d.due_at for d in record.deliveries if d.open and d.due_at is not None]
     if record.status != "delivered":
-        if not record.deliveries:
+        if not any(d.open for d in record.deliveries):
+            # Somebody must begin, or go on to the next channel where a stop or quiet hours came in between.
             times.append(record.accepted_at)
         elif _fallback_at(record) is not None:
             times.append(_fallback_at(record) or 0.0)

@@ -409,6 +409,22 @@ async def test_a_crash_during_an_attempt_leaves_its_outcome_unknown_and_nothing_
     assert (await flow.books()).difference == 0
 
 
+async def test_a_stop_before_the_next_channel_leaves_it_to_the_next_worker(flow: Flow) -> None:
+    await flow.add_user(devices=(android(),), email="ann@example.com")
+    answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    flow.providers["fcm"].script = lambda message: answer
+    sent = await flow.send(to_user())
+    await flow.pass_time(1)
+    flow.worker.stop()
+    answer.set_exception(Permanent("no", error_code="INVALID_ARGUMENT"))
+    await flow.pass_time(1)
+    assert not flow.providers["smtp"].sent
+    await flow.crash()
+    await flow.restart()
+    await flow.pass_time(1)
+    assert (await flow.record(sent)).status == "delivered"
+
+
 async def test_a_worker_whose_lease_was_taken_sends_nothing_more(flow: Flow) -> None:
     answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
     flow.providers["smtp"].script = lambda message: answer

@@ -171,6 +171,19 @@ async def test_a_hold_that_ends_in_quiet_hours_goes_on_after_them(flow: Flow, pr
         assert (await flow.record(sent)).status == "delivered"
 
 
+async def test_the_chain_goes_on_after_quiet_hours_that_begin_as_a_channel_ends(flow: Flow) -> None:
+    await flow.add_user(devices=(android(),), email="ann@example.com")
+    sent = await failing_once(flow, "fcm")
+    quiet_now: dict[str, Any] = {"preferences": {"quiet_hours": {"start": "07:00", "end": "08:05"}}}
+    await flow.add_user(email="ann@example.com", **quiet_now)
+    await flow.pass_time(60)
+    record = await flow.record(sent)
+    assert (record.status, [d.status for d in record.deliveries]) == ("scheduled", ["failed"])
+    await flow.pass_time(300)
+    assert (await flow.record(sent)).status == "delivered"
+    assert len(flow.providers["smtp"].sent) == 1
+
+
 async def test_a_time_to_live_ends_in_quiet_hours_too(flow: Flow) -> None:
     quiet_now: dict[str, Any] = {"preferences": {"quiet_hours": {"start": "07:00", "end": "09:00"}}}
     await flow.add_user(email="ann@example.com", **quiet_now)
