@@ -151,9 +151,9 @@ def suppress(record: Record, now: float, why: str) -> None:
     for delivery in record.deliveries:
         if delivery.status in ("pending", "retrying"):
             _end(delivery, "uncertain" if _doubted(delivery) else "cancelled")
+    record.note(now, "suppressed", why)
     if record.final:
         return
-    record.note(now, "suppressed", why)
     record.status = "uncertain" if any(d.status == "uncertain" for d in record.deliveries) else "suppressed"
     record.code = "category_opted_out"
 

@@ -256,7 +256,11 @@ class Registry(Protocol):
     """Recipients and their devices."""
 
     async def user(self, tenant: str, user_id: str) -> User | None:
-        """The user, None when unknown."""
+        """The user, None when there is none: what waits for a user that is gone ends.
+
+        Raises:
+            Unavailable: nobody can say now whether there is one.
+        """
         ...
 
     async def put_users(self, tenant: str, users: Sequence[User], *, now: float, keep_devices: Sequence[bool]) -> None:

@@ -59,6 +59,17 @@ async def test_opting_out_ends_what_is_held(flow: Flow) -> None:
     assert len(flow.providers["apns"].sent) == 1
 
 
+async def test_opting_out_spares_what_another_device_already_shows(flow: Flow) -> None:
+    await flow.add_user(devices=(android(), iphone()))
+    sent = await failing_once(flow, "fcm", category="news")
+    await flow.add_user(devices=(android(), iphone()), **OPTED_OUT)
+    await flow.pass_time(60)
+    record = await flow.record(sent)
+    assert record.status == "delivered"
+    assert {d.provider: d.status for d in record.deliveries} == {"fcm": "cancelled", "apns": "delivered"}
+    assert record.timeline[-1].event == "suppressed"
+
+
 async def test_opting_out_does_not_hide_a_doubt(flow: Flow) -> None:
     await flow.add_user(email="ann@example.com")
     flow.providers["smtp"].script = lambda message: OutcomeUnknown("gone quiet")
