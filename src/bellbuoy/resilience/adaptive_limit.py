@@ -7,7 +7,6 @@ cut it when a call fails or is throttled, since what is dropped has no latency t
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, cast
@@ -16,6 +15,7 @@ from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.resilience.bulkhead import Bulkhead
 from bellbuoy.resilience.classify import Classifier, Verdict, classify
 from bellbuoy.resilience.events import Events, LimitChanged
+from bellbuoy.resilience.forms import around
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -206,11 +206,7 @@ class AdaptiveLimit:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
     async def _measured(self, fn: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:
         began, running = self._monotonic(), self.bulkhead.active

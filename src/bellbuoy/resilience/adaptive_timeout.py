@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, Final, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import TimeoutExceeded
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.timeout import Timeout
 
 P = ParamSpec("P")
@@ -122,11 +122,7 @@ class AdaptiveTimeout:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
     def _learn(self, taken_s: float) -> None:
         self._latencies.add(self._monotonic(), taken_s)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import BulkheadFull
 from bellbuoy.resilience.events import CallRefused, Events
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.timeout import never_started
 from bellbuoy.resilience.timer import Alarm
 
@@ -130,11 +130,7 @@ class Bulkhead:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
     async def _wait(self, priority: int) -> None:
         if self._waiting >= self._queue_max:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE
 
 P = ParamSpec("P")
@@ -80,8 +80,4 @@ class Chaos:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)

@@ -13,13 +13,11 @@ not open what has since recovered. Nothing here waits, so nothing is locked; onl
 
 from __future__ import annotations
 
-import functools
-import inspect
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import CircuitOpen
@@ -34,8 +32,10 @@ from bellbuoy.resilience.events import (
     Events,
     EventStream,
 )
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE
 from bellbuoy.resilience.presets import BreakerSettings
+from bellbuoy.resilience.probation import Probes, Ramp
 from bellbuoy.resilience.trip import SlowCalls, trip_of
 
 P = ParamSpec("P")
@@ -130,8 +130,6 @@ class CircuitBreaker:
         "__weakref__",
         "_classify",
         "_clock",
-        "_credit",
-        "_failed_probes",
         "_generation",
         "_judges",
         "_monotonic",
@@ -140,13 +138,12 @@ class CircuitBreaker:
         "_opened_epoch",
         "_plain",
         "_probes",
-        "_ramp_from",
+        "_ramp",
         "_rng",
         "_round",
         "_settings",
         "_slow",
         "_state",
-        "_successes",
         "_trip",
         "events",
         "gate",
@@ -181,12 +178,11 @@ class CircuitBreaker:
         self._slow = SlowCalls(self._settings) if self._settings.slow_call_s is not None else None
         self._state = State.CLOSED
         self._generation = 0
-        self._probes: dict[Permit, None] = {}
-        self._successes = self._failed_probes = self._round = 0
+        self._probes: Probes[Permit] | None = None  # While it is half open.
+        self._ramp: Ramp | None = None
+        self._round = 0
         self._opened_at = self._open_s = 0.0
         self._opened_epoch: float | None = None
-        self._ramp_from: float | None = None
-        self._credit = 0.0
         self._plain = False
         self._choose_path()
 
@@ -217,10 +213,10 @@ class CircuitBreaker:
         return Snapshot(
             self.state,
             self._trip.count(now),
-            self._successes,
+            self._probes.successes if self._probes else 0,
             self._opened_epoch if self._state not in (State.CLOSED, State.DISABLED) else None,
             None if wait is None or wait == float("inf") else wait,
-            self._share(now),
+            self._ramp.share(now, self._settings) if self._ramp else 1.0,
             self._round,
         )
 
@@ -266,19 +262,7 @@ class CircuitBreaker:
 
     def __call__(self, fn: F) -> F:
         """Decorate a function, asynchronous or not, so that each call of it goes through the breaker."""
-        if inspect.iscoroutinefunction(fn):
-
-            @functools.wraps(fn)
-            async def guarded(*args: Any, **kwargs: Any) -> Any:
-                return await self.call(fn, *args, **kwargs)
-
-            return cast(F, guarded)
-
-        @functools.wraps(fn)
-        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
-            return self.call_sync(fn, *args, **kwargs)
-
-        return cast(F, guarded_sync)
+        return around(fn, self.call, self.call_sync)
 
     def admit(self) -> Permit:
         """Leave for one call.
@@ -286,7 +270,7 @@ class CircuitBreaker:
         Raises:
             CircuitOpen: not now; `retry_after_s` says when, None when only a hand can close it.
         """
-        if self._state is State.CLOSED and self._slow is None and self._ramp_from is None:
+        if self._state is State.CLOSED and self._slow is None and self._ramp is None:
             return Permit(self, self._generation, 0.0, 0.0, probe=False)
         if self._state is State.DISABLED:
             return Permit(None, 0, 0.0, 0.0, probe=False)
@@ -346,7 +330,7 @@ class CircuitBreaker:
         if self._state is State.CLOSED:
             if slow is not None and slow.overdue(now):
                 self._move(State.OPEN, "slow_calls")
-            elif self._ramp_from is None or self._ramped(now):
+            elif self._ramped(now):
                 permit = Permit(self, self._generation, now, 0.0, probe=False)
                 if slow is not None:
                     slow.began(permit, now)
@@ -355,12 +339,12 @@ class CircuitBreaker:
                 raise CircuitOpen(f"{self.name} is coming back, little by little", retry_after_s=_SOON_S)
         if self._state is State.OPEN and self._remaining() <= 0 and (self.gate is None or self.gate()):
             self._move(State.HALF_OPEN)
-        if self._state is State.HALF_OPEN:
-            self._give_up_hung(now)
-        if self._state is State.HALF_OPEN:
-            if len(self._probes) + self._successes < self._settings.success_threshold:
+        if self._probes is not None:
+            self._give_up_hung(self._probes, now)
+        if self._probes is not None:
+            if self._probes.room(self._settings):
                 permit = Permit(self, self._generation, now, now + 2 * self._settings.timeout_s, probe=True)
-                self._probes[permit] = None
+                self._probes.began(permit, permit.deadline)
                 return permit
             raise CircuitOpen(f"{self.name} is being tested", retry_after_s=_SOON_S)
         wait = self.retry_after_s
@@ -370,13 +354,13 @@ class CircuitBreaker:
             f"the breaker of {self.name} is {self._state}", retry_after_s=None if wait == float("inf") else wait
         )
 
-    def _give_up_hung(self, now: float) -> None:
+    def _give_up_hung(self, probes: Probes[Permit], now: float) -> None:
         """A probe whose lease ran out counts as slow: what takes for ever has not recovered."""
-        for permit in [permit for permit in self._probes if permit.deadline <= now]:
-            if self._state is State.HALF_OPEN:
-                self._probes.pop(permit, None)
-                permit._breaker = None
-                self._probe_failed("lease")
+        for permit in probes.hung(now):
+            permit._breaker = None
+            if probes.failed(permit, self._settings):
+                self._reopen("lease")
+                return
 
     def _judge(self, result: object) -> Verdict:
         return self._classify(result) if self._judges else Verdict.OK
@@ -384,8 +368,8 @@ class CircuitBreaker:
     def _settle(self, permit: Permit, generation: int, verdict: Verdict) -> None:
         if generation != self._generation:
             return
-        if self._state is State.HALF_OPEN:
-            self._settle_probe(permit, verdict)
+        if self._probes is not None:
+            self._settle_probe(self._probes, permit, verdict)
             return
         if self._state is not State.CLOSED:
             return
@@ -409,49 +393,38 @@ class CircuitBreaker:
         if self._trip.failure(now):
             self._move(State.OPEN, "failures")
 
-    def _settle_probe(self, permit: Permit, verdict: Verdict) -> None:
-        self._probes.pop(permit, None)
+    def _settle_probe(self, probes: Probes[Permit], permit: Permit, verdict: Verdict) -> None:
         if verdict in (Verdict.IGNORE, Verdict.LOCAL):
+            probes.dropped(permit)
             return
-        slow_s = self._settings.slow_call_s
-        now = self._monotonic()
+        settings, now = self._settings, self._monotonic()
         if verdict is Verdict.FAIL:
             self._trip.failure(now)
-            self._probe_failed("probe")
-        elif verdict is Verdict.SLOW or (slow_s is not None and now - permit.started > slow_s):
-            self._probe_failed("slow_calls")
-        else:
-            self._successes += 1
-            if self._successes >= self._settings.success_threshold:
-                self._round = 0
-                self._move(State.CLOSED, ramp=self._settings.ramp_s > 0)
+            if probes.failed(permit, settings):
+                self._reopen("probe")
+        elif verdict is Verdict.SLOW or (
+            settings.slow_call_s is not None and now - permit.started > settings.slow_call_s
+        ):
+            if probes.failed(permit, settings):
+                self._reopen("slow_calls")
+        elif probes.succeeded(permit, settings):
+            self._round = 0
+            self._move(State.CLOSED, ramp=settings.ramp_s > 0)
 
-    def _probe_failed(self, reason: str) -> None:
-        self._failed_probes += 1
-        if self._failed_probes > self._settings.probe_failures_max:
-            self._round += 1
-            self._move(State.OPEN, reason)
-
-    def _share(self, now: float) -> float:
-        """The share of calls that is admitted: ramp_start at the close, growing evenly to 1 over ramp_s."""
-        if self._ramp_from is None:
-            return 1.0
-        settings = self._settings
-        passed = (now - self._ramp_from) / settings.ramp_s if settings.ramp_s > 0 else 1.0
-        return min(1.0, settings.ramp_start + (1 - settings.ramp_start) * passed)
+    def _reopen(self, reason: str) -> None:
+        self._round += 1
+        self._move(State.OPEN, reason)
 
     def _ramped(self, now: float) -> bool:
-        """Whether this call is one of the admitted share. Counted out, not drawn, so that the share is exact."""
-        share = self._share(now)
-        if share >= 1.0:
-            self._ramp_from = None
-            self._choose_path()
+        """Whether the ramp, if there is one, admits this call."""
+        if self._ramp is None:
             return True
-        self._credit += share
-        if self._credit >= 1.0:
-            self._credit -= 1.0
-            return True
-        return False
+        share = self._ramp.share(now, self._settings)
+        if share < 1.0:
+            return self._ramp.admits(share)
+        self._ramp = None
+        self._choose_path()
+        return True
 
     def _remaining(self) -> float:
         return self._opened_at + self._open_s - self._monotonic()
@@ -462,11 +435,10 @@ class CircuitBreaker:
         failures = self._trip.count(now)
         self._generation += 1
         self._state = state
-        self._successes = self._failed_probes = 0
-        self._probes.clear()
+        self._probes = Probes() if state is State.HALF_OPEN else None
+        self._ramp = Ramp(now) if ramp else None
         if self._slow is not None:
             self._slow.clear()
-        self._ramp_from, self._credit = (now if ramp else None), 1.0  # The first call is admitted.
         if state is State.CLOSED:
             self._trip.clear()
             self._opened_epoch = None
@@ -492,7 +464,7 @@ class CircuitBreaker:
         self._plain = (
             self._state is State.CLOSED
             and self._slow is None
-            and self._ramp_from is None
+            and self._ramp is None
             and not self._judges
             and not self._trip.needs_successes
         )

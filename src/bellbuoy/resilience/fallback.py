@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.resilience.classify import Verdict, classify
 from bellbuoy.resilience.events import Events, FellBack
+from bellbuoy.resilience.forms import around
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -67,11 +67,7 @@ class Fallback(Generic[R]):
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
 
 class LastGood:

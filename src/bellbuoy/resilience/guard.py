@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from bellbuoy.resilience.bulkhead import Bulkhead
 from bellbuoy.resilience.circuit_breaker import CircuitBreaker
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.retry import Retry
 from bellbuoy.resilience.timeout import Timeout
 
@@ -77,11 +78,7 @@ class Guard:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self._call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self._call)
 
     @property
     def breaker(self) -> CircuitBreaker | None:

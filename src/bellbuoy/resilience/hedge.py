@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.resilience.budget import Reservation, RetryBudget
 from bellbuoy.resilience.events import Events, HedgeStarted
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import is_instant
 
 P = ParamSpec("P")
@@ -88,11 +88,7 @@ class Hedge:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
     def _another(
         self, once: Callable[[], Coroutine[Any, Any, T]], tries: list[asyncio.Task[T]], reserved: list[Reservation]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from bellbuoy.resilience.backoff import RetrySettings, retryable
 from bellbuoy.resilience.budget import Reservation, RetryBudget
 from bellbuoy.resilience.classify import Classifier, classify, retry_after_of
 from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE, is_instant
 from bellbuoy.resilience.timeout import remaining_s, surely_started
 
@@ -154,19 +153,7 @@ class Retry:
 
     def __call__(self, fn: F) -> F:
         """Decorate a function, asynchronous or not."""
-        if inspect.iscoroutinefunction(fn):
-
-            @functools.wraps(fn)
-            async def retried(*args: Any, **kwargs: Any) -> Any:
-                return await self.call(fn, *args, **kwargs)
-
-            return cast(F, retried)
-
-        @functools.wraps(fn)
-        def retried_sync(*args: Any, **kwargs: Any) -> Any:
-            return self.call_sync(fn, *args, **kwargs)
-
-        return cast(F, retried_sync)
+        return around(fn, self.call, self.call_sync)
 
     async def attempts(self) -> AsyncIterator[Attempt]:
         """The iterator form: `async for attempt in retry.attempts(): with attempt: ...`, for a block of code.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import RateLimited
 from bellbuoy.resilience.classify import Classifier, Verdict, classify, retry_after_of
 from bellbuoy.resilience.events import CallRefused, Events
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE, is_instant
 from bellbuoy.resilience.timeout import never_started
 from bellbuoy.resilience.window import TimeWindow
@@ -91,11 +91,7 @@ class AdaptiveThrottle:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
 
 class RateLimit:
@@ -200,8 +196,4 @@ class RateLimit:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)

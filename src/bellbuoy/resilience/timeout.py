@@ -6,7 +6,6 @@ Around it may stand an ambient deadline, which every timeout and retry inside re
 from __future__ import annotations
 
 import asyncio
-import functools
 from asyncio import CancelledError, current_task, get_running_loop
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import get_ident
 from time import monotonic
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import DeadlineExceeded, TimeoutExceeded
 from bellbuoy.resilience.events import CallTimedOut, Events
+from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.timer import EXACT_BELOW_S, NOWHERE, TICKS_PER_S, Alarm, Watch, Wheel, wheel_of
 
 P = ParamSpec("P")
@@ -168,11 +168,7 @@ class Timeout:
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
 
-        @functools.wraps(fn)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(fn, *args, **kwargs)
-
-        return cast(F, guarded)
+        return around(fn, self.call)
 
     def _bind(self) -> tuple[Wheel, asyncio.Task[Any]]:
         loop = get_running_loop()
