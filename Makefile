@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 TESTS ?=
 JOBS ?= 2
 
-.PHONY: help serve test lint bench lock clean docs
+.PHONY: help serve test lint bench bench-resilience conformance mutation lock clean docs
 
 help:
 	@echo "make serve   run the product with the sandbox on http://127.0.0.1:8470"
 	@echo "make test    run every test (TESTS=path selects, JOBS=n sets the processes)"
 	@echo "make lint    ruff, mypy --strict, the import rules"
 	@echo "make bench   time it against its peers (takes some minutes)"
+	@echo "make bench-resilience   time the resilience kit against its peers (ARGS=--check holds it to its limits)"
+	@echo "make conformance        run the kit's probes over its peers and write docs/resilience/conformance.md"
+	@echo "make mutation           mutate the kit and see which changes its tests miss (ARGS=\"retry bulkhead\" selects)"
 	@echo "make lock    write the locks anew from pyproject.toml (needs uv)"
 
 $(VENV)/.base: requirements.lock pyproject.toml
@@ -47,6 +50,15 @@ lint: $(VENV)/.dev
 
 bench: .venv-bench/.done
 	.venv-bench/bin/python bench/embedded.py $(ARGS)
+
+bench-resilience: .venv-bench/.done
+	.venv-bench/bin/python bench/resilience.py $(ARGS)
+
+conformance: .venv-bench/.done
+	.venv-bench/bin/python bench/conformance_matrix.py docs/resilience/conformance.md
+
+mutation: $(VENV)/.dev
+	$(BIN)/python bench/mutation.py $(ARGS)
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock" --extra service --extra sandbox

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 import warnings
 from random import Random
 
@@ -137,30 +139,56 @@ async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None
 
     bulkhead = Bulkhead("them", concurrency_max=500, queue_max=10_000, wait_s_max=60.0)
     budget = RetryBudget()
-    breaker = CircuitBreaker("them")
+    breaker = CircuitBreaker("them", BreakerSettings(slow_call_s=60.0))
     guard = Guard("them", Retry(budget=budget), bulkhead, breaker, Timeout(30.0))
     rng = Random(3)
+    loop = asyncio.get_running_loop()
 
     async def work() -> str:
         for _ in range(rng.randrange(5)):
             await asyncio.sleep(0)
         return "fine"
 
-    before = asyncio.all_tasks()
-    calls = [asyncio.create_task(guard.call(work)) for _ in range(10_000)]
-    await asyncio.sleep(0)
-    doomed = rng.sample(calls, 5_000)
-    for call in doomed[:2_500]:
-        call.cancel()
-    await asyncio.sleep(0)
-    for call in doomed[2_500:]:
-        call.cancel()
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(one == "fine" or isinstance(one, asyncio.CancelledError) for one in results)
-    assert results.count("fine") >= 5_000
-    assert (bulkhead.active, bulkhead.waiting, budget.running) == (0, 0, 0)
-    assert breaker.snapshot().failure_count == 0
-    assert asyncio.all_tasks() == before
-    loop = asyncio.get_running_loop()
-    assert wheel_of(loop).watching == 0
-    assert sum(not handle.cancelled() for handle in loop._scheduled) <= 2  # type: ignore[attr-defined]
+    async def ten_thousand() -> None:
+        before = asyncio.all_tasks()
+        calls = [asyncio.create_task(guard.call(work)) for _ in range(10_000)]
+        await asyncio.sleep(0)
+        doomed = rng.sample(calls, 5_000)
+        for call in doomed[:2_500]:
+            call.cancel()
+        await asyncio.sleep(0)
+        for call in doomed[2_500:]:
+            call.cancel()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(one == "fine" or isinstance(one, asyncio.CancelledError) for one in results)
+        assert results.count("fine") >= 5_000
+        assert (bulkhead.active, bulkhead.waiting, budget.running) == (0, 0, 0)
+        assert breaker.snapshot().failure_count == 0
+        assert asyncio.all_tasks() == before
+        assert wheel_of(loop).watching == 0
+        assert sum(not handle.cancelled() for handle in loop._scheduled) <= 2  # type: ignore[attr-defined]
+
+    async def alive_after_a_round() -> tuple[int, int]:
+        """Objects and bytes."""
+        await ten_thousand()
+        await asyncio.sleep(0)  # The loop still holds the step that brought the results.
+        # The wheel drops its empty ticks of 10 ms, and the loop its cancelled timers, when their time comes: here now.
+        wheel = wheel_of(loop)
+        if wheel._handle is not None:
+            wheel._handle.cancel()
+        wheel._tick()
+        assert not wheel.buckets
+        loop._scheduled[:] = [one for one in loop._scheduled if not one.cancelled()]  # type: ignore[attr-defined]
+        gc.collect()
+        return len(gc.get_objects()), tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        await alive_after_a_round()  # Afterwards what is kept for good is there.
+        first = await alive_after_a_round()
+        second = await alive_after_a_round()
+    finally:
+        tracemalloc.stop()
+    # A hundredth of an object a call would be a hundred objects, and the least object takes 16 bytes.
+    assert second[0] - first[0] < 100, f"{second[0] - first[0]} objects were left"
+    assert second[1] - first[1] < 16 * 10_000, f"{second[1] - first[1]} bytes were left"
