@@ -12,9 +12,12 @@ from bellbuoy.errors import CircuitOpen
 from bellbuoy.resilience import BreakerSettings, CircuitBreaker, Retry, RetryBudget, RetrySettings
 
 
+@pytest.mark.parametrize("per_second_min", [0.0, 2.0])
 @pytest.mark.parametrize("ratio", [0.1, 0.2])
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_an_outage_is_multiplied_by_no_more_than_the_budget(seed: int, ratio: float) -> None:
+async def test_an_outage_is_multiplied_by_no_more_than_the_budget(
+    seed: int, ratio: float, per_second_min: float
+) -> None:
     clock, rng = ManualClock(), Random(seed)
     made = asked = 0
 
@@ -23,8 +26,15 @@ async def test_an_outage_is_multiplied_by_no_more_than_the_budget(seed: int, rat
         made += 1
         raise ConnectionError
 
-    budget = RetryBudget(ratio=ratio, per_second_min=0.0, clock=clock)
-    retry = Retry(RetrySettings(max_attempts=5), budget=budget, clock=clock, rng=rng)
+    windows = set[int]()
+    budget = RetryBudget(ratio=ratio, per_second_min=per_second_min, window_s=10.0, clock=clock)
+    retry = Retry(
+        RetrySettings(max_attempts=5),
+        budget=budget,
+        clock=clock,
+        rng=rng,
+        on_event=lambda event: windows.add(int(clock.monotonic() // 10.0)),
+    )
     calls = set[asyncio.Task[None]]()
     for _ in range(300):
         for _ in range(20):
@@ -34,8 +44,9 @@ async def test_an_outage_is_multiplied_by_no_more_than_the_budget(seed: int, rat
     await clock.advance(120.0, turns=3)
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(one) for one in results} == {ConnectionError}
-    # The window's edges let through at most one bucket of 0.5 s beyond the share.
-    assert asked < made <= asked * (1 + ratio) + 20 * 5 * ratio
+    # Cut time into windows end to end. When the last retry of one is granted, the budget looks back over just that
+    # window, so what was granted in it is at most the ratio of its calls and the floor's share of one window.
+    assert asked < made <= asked * (1 + ratio) + per_second_min * 10.0 * len(windows)
     assert budget.running == 0
 
 
