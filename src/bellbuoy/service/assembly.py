@@ -18,7 +18,7 @@ from bellbuoy.adapters.memory import CachedLedger
 from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
 from bellbuoy.adapters.sqlite import SqliteLedger
-from bellbuoy.adapters.transport import PyreqwestTransport
+from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
 from bellbuoy.delivery.release import Release, ReleaseSettings
@@ -126,6 +126,11 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, context, lock, alone)
 
 
+def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:
+    """HTTP/2 where the server speaks it; a stand-in on loopback often does not."""
+    return Http2Transport(ca_file=ca_file, other=PyreqwestTransport(ca_file=ca_file), idle_s=idle_s)
+
+
 def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider]:
     """The providers that have credentials; the others are off.
 
@@ -146,7 +151,7 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
                 base_url=fcm.base_url,
                 project_id=fcm.project_id,
                 credentials_file=fcm.credentials_file,
-                transport=PyreqwestTransport(ca_file=ca_file),
+                transport=_transport(ca_file, idle_s=150.0),
                 clock=clock,
                 rng=rng,
             )
@@ -160,7 +165,7 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
                 key_file=apns.key_file,
                 topic=apns.topic,
                 # Apple takes frequent reconnection for an attack, so its connections are kept for hours.
-                transport=PyreqwestTransport(ca_file=ca_file, http2_only=True, idle_s=4 * 3600),
+                transport=_transport(ca_file, idle_s=4 * 3600.0),
                 clock=clock,
             )
         )

@@ -166,7 +166,8 @@ async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None
         assert breaker.snapshot().failure_count == 0
         assert asyncio.all_tasks() == before
         assert wheel_of(loop).watching == 0
-        assert sum(not handle.cancelled() for handle in loop._scheduled) <= 2  # type: ignore[attr-defined]
+        # The wheel's next tick and what the test runner itself has set; ten thousand calls would leave thousands.
+        assert sum(not handle.cancelled() for handle in loop._scheduled) < 10  # type: ignore[attr-defined]
 
     async def alive_after_a_round() -> tuple[int, int]:
         """Objects and bytes."""

@@ -1,5 +1,6 @@
 """Outward HTTP, behind a seam as narrow as the providers need."""
 
+from bellbuoy.adapters.transport.http2 import Http2Transport
 from bellbuoy.adapters.transport.port import (
     ANSWER_BYTES_MAX,
     Headers,
@@ -14,6 +15,7 @@ from bellbuoy.adapters.transport.pyreqwest import PyreqwestTransport
 __all__ = [
     "ANSWER_BYTES_MAX",
     "Headers",
+    "Http2Transport",
     "PyreqwestTransport",
     "Response",
     "Transport",
