@@ -137,6 +137,7 @@ class Http2Connection(asyncio.Protocol, Connection):
         self._in_batch = False
         self._flush_due = False
         self._last_stream_id: int | None = None
+        self._last_taken = 0
         self._idle_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._active_at = 0.0
@@ -238,7 +239,8 @@ class Http2Connection(asyncio.Protocol, Connection):
     def goaway(self, reason: str | None = None, *, refuse: Exchange | None = None) -> None:
         if self._transport is None or self._last_stream_id is not None:
             return
-        last = self._h2.highest_inbound_stream_id
+        # Requests that came in the same read and are not looked at yet will not be: h2 has counted them already.
+        last = self._last_taken
         refused = cast(_Http2Exchange | None, refuse)
         if refused is not None:
             last = max(0, min(last, refused.stream_id - 2))
@@ -332,6 +334,7 @@ class Http2Connection(asyncio.Protocol, Connection):
                 self._reset_id(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         request = _request(cast("Iterable[tuple[bytes, bytes]]", event.headers))
+        self._last_taken = stream_id
         self._open[stream_id] = _Http2Exchange(self, request, stream_id)
 
     def _data(self, event: DataReceived) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from pyreqwest.exceptions import ConnectError, PyreqwestError
 
+from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport
 from bellbuoy.clock import ManualClock
 from bellbuoy.sandbox import Sandbox
 from bellbuoy.sandbox.faults import KINDS
@@ -255,6 +256,22 @@ async def test_goaway_every_few_requests_loses_nothing(apns: ApnsClient, control
     assert statuses == [200] * 10
     received = await control.received("apns")
     assert (received["count"], received["duplicates_by_id"]) == (10, {})
+
+
+async def test_goaway_promises_no_answer_to_what_came_in_the_same_read(
+    apns: ApnsClient, control: Control, sandbox: Sandbox
+) -> None:
+    ca_file = sandbox.wiring()["tls"]["ca_file"]
+    transport = Http2Transport(other=PyreqwestTransport(), ca_file=ca_file)
+    url, headers = f"{sandbox.urls['apns']}/3/device/{DEVICE}", tuple(apns.headers().items())
+    try:
+        await transport.post(url, headers, b'{"aps":{}}')  # From now on the connection takes many streams at once.
+        await control.fault("apns", kind="goaway", after=3)
+        answers = await asyncio.gather(*(transport.post(url, headers, b'{"aps":{}}') for _ in range(8)))
+    finally:
+        await transport.aclose()
+    assert {answer.status for answer in answers} == {200}
+    assert (await control.received("apns"))["count"] == 9
 
 
 async def test_goaway_may_disown_the_request(apns: ApnsClient, control: Control, sandbox: Sandbox) -> None:

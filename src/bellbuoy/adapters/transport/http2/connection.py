@@ -35,14 +35,15 @@ class Untouched(Exception):
     Args:
         code: stable, for the record of the attempt.
         why: what happened, to follow the server's name.
-        again: whether to try at once; not where the server sent us away for something that we did.
+        sendings_max: how often one request may be sent at once in such a case. Behind an orderly GOAWAY it goes to
+            another connection each time, so many times; to a server that refuses or sends us away, few or once.
     """
 
-    def __init__(self, code: str, why: str, *, again: bool = True) -> None:
+    def __init__(self, code: str, why: str, *, sendings_max: int = 3) -> None:
         super().__init__(why)
         self.code = code
         self.why = why
-        self.again = again
+        self.sendings_max = sendings_max
 
 
 class NotHttp2(Exception):
@@ -430,8 +431,9 @@ class Http2Connection(asyncio.Protocol):
         self._draining = True
         reason = _REASON.search(payload, 8)
         why = "closed the connection before this request" + (f": {reason[1].decode()}" if reason else "")
+        sendings_max = 20 if code == frames.NO_ERROR else 1
         for stream in [s for s in self._streams.values() if s.id > last]:
-            self._fail(stream, Untouched("goaway", why, again=code == frames.NO_ERROR))
+            self._fail(stream, Untouched("goaway", why, sendings_max=sendings_max))
         self._leave()
 
 

@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,9 +18,6 @@ from bellbuoy.adapters.transport.http2 import fields
 from bellbuoy.adapters.transport.http2.connection import Http2Connection, Limits, NotHttp2, Untouched
 from bellbuoy.adapters.transport.port import Headers, Response, Transport
 from bellbuoy.errors import ConfigurationError, ProviderError, Transient
-
-SENDINGS_MAX = 3
-"""How often a request is sent whose server says each time that it has not touched it."""
 
 WAITING_MAX = 10_000
 """Requests that may wait for a place on a connection."""
@@ -100,7 +98,7 @@ class Http2Transport:
         if not server.speaks_http2:
             return await self._by_other(server, method, url, headers, body)
         request = self._encode_request(method, server.authority, path) + self._encode(tuple(headers))
-        for sending in range(1, SENDINGS_MAX + 1):
+        for sending in count(1):
             try:
                 connection = server.roomy() or await server.place()
                 return await connection.exchange(request, body)
@@ -108,7 +106,7 @@ class Http2Transport:
                 return await self._by_other(server, method, url, headers, body)
             except Untouched as error:
                 failure = Transient(f"{origin} {error.why}", error_code=error.code)
-                if sending == SENDINGS_MAX or not error.again:
+                if sending >= error.sendings_max:
                     break
         # Raised out here, so that it has no context: no error of a library below gets to a log.
         raise failure
