@@ -27,7 +27,7 @@ HEAD = """# Conformance
 How resilience kits were seen to fail, as probes, and which kits pass them. Written by `bench/conformance_matrix.py`;
 the probes are in `tests/conformance/probes.py` and `probes_of_policies.py`, where each says exactly what it does.
 
-✓ passes, ✗ fails, - is not offered by the kit or not reached by its adapter. The adapters in
+✓ passes, ✗ fails, n/a is not offered by the kit or not reached by its adapter. The adapters in
 `tests/conformance/kits.py` use each kit as its documentation says; a kit that lacks a setting (a count of probes, an
 error to ignore) is probed with what it has.
 """
@@ -42,7 +42,7 @@ def judge(kit_class: type[Kit], probe: Probe) -> tuple[str, str]:
     try:
         asyncio.run(run())
     except NotOffered:
-        return "-", ""
+        return "n/a", ""
     except BaseException as error:  # Whatever it is: a probe that does not end well has failed.
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -68,7 +68,7 @@ def main() -> None:
             continue
         kits.append(kit_class)
     lines = [
-        "| what must hold | " + " | ".join(kit.name + version_of(kit) for kit in kits) + " |",
+        "| what must hold | " + " | ".join((kit.label or kit.name) + version_of(kit) for kit in kits) + " |",
         "|---" * (len(kits) + 1) + "|",
     ]
     seen = []
@@ -79,7 +79,7 @@ def main() -> None:
             mark, why = judge(kit, probe)
             marks.append(mark)
             if why:
-                seen.append(f"- {kit.name}, {what}: {why}")
+                seen.append(f"- {kit.label or kit.name}, {what}: {why}")
         lines.append(f"| {what} | " + " | ".join(marks) + " |")
     text = HEAD + "\n" + "\n".join(lines) + "\n\n## What was seen\n\n" + "\n".join(sorted(seen)) + "\n"
     path.write_text(text, encoding="utf-8")

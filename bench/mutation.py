@@ -193,7 +193,7 @@ def _of_expression(
 
         return node.lineno, f"{ast.unparse(node)} -> {ast.unparse(other)}", apply
 
-    if isinstance(node, (ast.JoinedStr, ast.Lambda)) and isinstance(node, ast.JoinedStr):
+    if isinstance(node, ast.JoinedStr):
         return  # The words of a message.
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in DECLARATIONS:
         if node.func.id == "cast":
@@ -406,6 +406,7 @@ def judge_all(found: list[tuple[Mutant, ast.Module]], tests: Plan, jobs: int) ->
             chosen = tests.tests_for(mutant)
             if not chosen:
                 ends[number] = "untested"
+                print(f"{mutant.module}:{mutant.line}: untested: {mutant.what}", flush=True)
                 continue
             run = start(mutant, tree, chosen, sum(tests.seconds[test] for test in chosen))
             running[run.pid] = number, run
@@ -419,8 +420,11 @@ def judge_all(found: list[tuple[Mutant, ast.Module]], tests: Plan, jobs: int) ->
             if done or late:
                 del running[pid]
                 ends[number] = "timeout" if late else "killed" if status else "survived"
-                if sys.stderr.isatty():
-                    print(f"\r{len(ends)} of {len(found)}", end="", file=sys.stderr)
+                if ends[number] == "survived":
+                    mutant = run.mutant
+                    print(f"{mutant.module}:{mutant.line}: survived: {mutant.what}", flush=True)
+                if len(ends) % 100 == 0:
+                    print(f"{len(ends)} of {len(found)}", file=sys.stderr, flush=True)
     return ends
 
 
@@ -473,10 +477,7 @@ def main() -> None:
 def report(
     found: list[tuple[Mutant, ast.Module]], ends: dict[int, str], taken_s: float, minimum: float, minimum_module: float
 ) -> int:
-    """Print survivors and scores; returns 1 when a score is too low."""
-    for number, (mutant, _) in enumerate(found):
-        if ends[number] in ("survived", "untested"):
-            print(f"{mutant.module}:{mutant.line}: {ends[number]}: {mutant.what}")
+    """Print the scores; returns 1 when one is too low."""
     counts: dict[str, Counter[str]] = {}
     for number, (mutant, _) in enumerate(found):
         counts.setdefault(mutant.module, Counter())[ends[number]] += 1

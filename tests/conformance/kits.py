@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -64,6 +65,7 @@ class Kit:
 
     name = "?"
     module = "?"
+    label = ""  # What the matrix calls it, when not by its name.
 
     def __init__(self) -> None:
         self.kit: Any = importlib.import_module(self.module)
@@ -79,6 +81,25 @@ class Kit:
 
     def backoff_s(self, attempt: int) -> float:
         raise NotOffered
+
+    def result_breaker(self, failures: int, bad: object) -> Breaker:
+        """A breaker that counts the result `bad` as a failure."""
+        raise NotOffered
+
+    def mistake(self) -> Exception:
+        """A caller's own mistake, which breakers are told of, or know as one."""
+        return Ignored()
+
+    def budgeted(self, ratio: float, per_second_min: float) -> Callable[[Call], Awaitable[Any]]:
+        """A retry that waits about a second, within a budget."""
+        raise NotOffered
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        """A retry that waits about 0.15 s each time, and is to end `deadline_s` seconds after the first attempt."""
+        raise NotOffered
+
+    def now(self) -> float:
+        return time.monotonic()
 
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -126,6 +147,38 @@ class Bellbuoy(Kit):
     def backoff_s(self, attempt: int) -> float:
         return self.kit.RetrySettings().delay_s(attempt, random.Random(1))  # type: ignore[no-any-return]
 
+    def result_breaker(self, failures: int, bad: object) -> Breaker:
+        def judge(outcome: object) -> Any:
+            return self.kit.Verdict.FAIL if outcome == bad else self.kit.classify(outcome)
+
+        settings = self.kit.BreakerSettings(failure_threshold=failures)
+        breaker = self.kit.CircuitBreaker("them", settings, clock=self.clock, classifier=judge, judge_results=True)
+        return Breaker(breaker.call, self.kit.CircuitOpen)
+
+    def mistake(self) -> Exception:
+        from bellbuoy.errors import Permanent
+
+        return Permanent("400")
+
+    def budgeted(self, ratio: float, per_second_min: float) -> Callable[[Call], Awaitable[Any]]:
+        budget = self.kit.RetryBudget(ratio=ratio, per_second_min=per_second_min, window_s=10.0, clock=self.clock)
+        return self.kit.Retry(budget=budget, clock=self.clock).call  # type: ignore[no-any-return]
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        retry = self.kit.Retry(
+            self.kit.RetrySettings(max_attempts=20, initial_delay_s=0.15, backoff_multiplier=1.0, jitter_factor=0.0),
+            clock=self.clock,
+        )
+
+        async def call(fn: Call) -> Any:
+            with self.kit.deadline(deadline_s, clock=self.clock):
+                return await retry.call(fn)
+
+        return call
+
+    def now(self) -> float:
+        return self.clock.monotonic()
+
     async def wait(self, seconds: float) -> None:
         await self.clock.advance(seconds)
 
@@ -155,6 +208,16 @@ class Nopanic(Kit):
     def bulkhead(self, places: int, waiting: int) -> Callable[[Call], Awaitable[Any]]:
         return _decorated(self.kit.bulkhead(places, max_wait=60.0))
 
+    def backoff_s(self, attempt: int) -> float:
+        return next(itertools.islice(self.kit.backoff.full_jitter(), attempt - 1, None))  # type: ignore[no-any-return]
+
+    def budgeted(self, ratio: float, per_second_min: float) -> Callable[[Call], Awaitable[Any]]:
+        budget = self.kit.RetryBudget(ratio, min_retries_per_sec=per_second_min, window=10.0)
+        return _decorated(self.kit.retry(3, backoff=1.0, budget=budget))
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _decorated(self.kit.retry(20, backoff=0.15, max_time=deadline_s))
+
 
 class _InterlockClassifier:
     def is_failure(self, *, result: object, exception: Exception | None) -> bool:
@@ -175,6 +238,15 @@ class Interlock(Kit):
         breaker = self.kit.CircuitBreaker(name="them", config=config, classifier=_InterlockClassifier())
         return Breaker(_through(breaker.call_async), self.kit.CircuitOpenError)
 
+    def result_breaker(self, failures: int, bad: object) -> Breaker:
+        class Judge:
+            def is_failure(self, *, result: object, exception: Exception | None) -> bool:
+                return exception is not None or result == bad
+
+        config = self.kit.Config(failure_rate_threshold=0.01, minimum_number_of_calls=failures)
+        breaker = self.kit.CircuitBreaker(name="them", config=config, classifier=Judge())
+        return Breaker(_through(breaker.call_async), self.kit.CircuitOpenError)
+
 
 class Pyresilience(Kit):
     name, module = "pyresilience", "pyresilience"
@@ -191,6 +263,24 @@ class Pyresilience(Kit):
     def bulkhead(self, places: int, waiting: int) -> Callable[[Call], Awaitable[Any]]:
         config = self.kit.BulkheadConfig(max_concurrent=places, max_wait=60.0)
         return _shared(self.kit.resilient(bulkhead=config))
+
+    def result_breaker(self, failures: int, bad: object) -> Breaker:
+        breaker = self.kit.CircuitBreakerConfig(failure_threshold=failures)
+        retry = self.kit.RetryConfig(max_attempts=1, retry_on_result=lambda result: result == bad)
+        return Breaker(_shared(self.kit.resilient(circuit_breaker=breaker, retry=retry)), self.kit.CircuitOpenError)
+
+    def backoff_s(self, attempt: int) -> float:
+        # What its executor asks; nothing public answers.
+        compute = importlib.import_module("pyresilience._executor")._compute_delay
+        return float(compute(self.kit.RetryConfig(), attempt))
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _shared(
+            self.kit.resilient(
+                retry=self.kit.RetryConfig(max_attempts=20, delay=0.15, backoff_factor=1.0, jitter=False),
+                timeout=self.kit.TimeoutConfig(seconds=deadline_s, per_attempt=False),
+            )
+        )
 
 
 class Hyx(Kit):
@@ -210,6 +300,36 @@ class Hyx(Kit):
 
     def bulkhead(self, places: int, waiting: int) -> Callable[[Call], Awaitable[Any]]:
         return _decorated(importlib.import_module("hyx.bulkhead").bulkhead(places, places + waiting))
+
+    def backoff_s(self, attempt: int) -> float:
+        waits = iter(importlib.import_module("hyx.retry.backoffs").expo(max_delay_secs=30.0))
+        return next(itertools.islice(waits, attempt - 1, None))  # type: ignore[no-any-return]
+
+
+class HyxWith(Hyx):
+    """The same kit by its other documented form, `async with`, which is another code path with other mistakes."""
+
+    label = "hyx (async with)"
+
+    def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
+        kit = importlib.import_module("hyx.circuitbreaker")
+        errors = importlib.import_module("hyx.circuitbreaker.exceptions")
+        policy = kit.consecutive_breaker(
+            exceptions=ConnectionError, failure_threshold=failures, recovery_time_secs=open_s, recovery_threshold=probes
+        )
+        return Breaker(_entered(policy), errors.BreakerFailing)
+
+    def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
+        kit = importlib.import_module("hyx.timeout")
+
+        async def call(fn: Call) -> Any:
+            async with kit.timeout(timeout_s):
+                return await fn()
+
+        return call
+
+    def bulkhead(self, places: int, waiting: int) -> Callable[[Call], Awaitable[Any]]:
+        return _entered(importlib.import_module("hyx.bulkhead").bulkhead(places, places + waiting))
 
 
 class Purgatory(Kit):
@@ -255,9 +375,43 @@ class Tenacity(Kit):
         state = mock.Mock(attempt_number=attempt)
         return float(self.kit.wait_exponential_jitter(max=30)(state))
 
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _decorated(
+            self.kit.retry(stop=self.kit.stop_before_delay(deadline_s), wait=self.kit.wait_fixed(0.15), reraise=True)
+        )
+
+
+class Stamina(Kit):
+    name, module = "stamina", "stamina"
+
+    def backoff_s(self, attempt: int) -> float:
+        # What its retry context asks; nothing public answers for more than a few attempts.
+        found: Any = next(iter(self.kit.retry_context(on=Exception, attempts=None, timeout=None)))
+        return float(found._next_wait_fn(attempt))
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _decorated(
+            self.kit.retry(
+                on=Exception, attempts=None, timeout=deadline_s, wait_initial=0.15, wait_jitter=0.0, wait_exp_base=1
+            )
+        )
+
+
+class Backoff(Kit):
+    name, module = "backoff", "backoff"
+
+    def backoff_s(self, attempt: int) -> float:
+        return float(next(itertools.islice(self.kit.expo(max_value=30), attempt, None)))
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _decorated(
+            self.kit.on_exception(self.kit.constant, Exception, max_time=deadline_s, interval=0.15, jitter=None)
+        )
+
 
 ALL: tuple[type[Kit], ...] = (
-    Bellbuoy, Nopanic, Interlock, Pyresilience, Hyx, Purgatory, Aiobreaker, Circuitbreaker, Tenacity,
+    Bellbuoy, Nopanic, Interlock, Pyresilience, Hyx, HyxWith, Purgatory, Aiobreaker, Circuitbreaker, Tenacity,
+    Stamina, Backoff,
 )  # fmt: skip
 
 
@@ -269,6 +423,16 @@ def _decorated(policy: Callable[[Call], Call]) -> Callable[[Call], Awaitable[Any
             return await fn()
 
         return await policy(run)()
+
+    return call
+
+
+def _entered(policy: Any) -> Callable[[Call], Awaitable[Any]]:
+    """Call inside `async with` of one policy object."""
+
+    async def call(fn: Call) -> Any:
+        async with policy:
+            return await fn()
 
     return call
 

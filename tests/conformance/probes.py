@@ -284,11 +284,12 @@ async def cancelled_waiters_cost_no_place(kit: Kit) -> None:
     gate.succeed()
     await finish(*holders)
     after = Gate()
-    tasks = [asyncio.ensure_future(call(after)) for _ in range(2)]
+    tasks = [asyncio.ensure_future(call(after)) for _ in range(22)]
     await settle()
-    begun = after.begun
+    begun, refused = after.begun, sum(task.done() for task in tasks)
     await finish(*tasks, cancel=True)
     assert begun == 2, f"{begun} of 2 places are left"
+    assert not refused, f"{20 - refused} of 20 places in the line are left"
 
 
 async def a_place_granted_to_a_cancelled_call_is_not_lost(kit: Kit) -> None:

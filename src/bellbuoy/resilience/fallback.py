@@ -133,6 +133,10 @@ class LastGood:
             self._answers.popitem(last=False)
         return answer
 
+    def __call__(self, fn: F) -> F:
+        """Decorate an asynchronous function."""
+        return around(fn, self.call)
+
     def forget(self, key: Hashable | None = None) -> None:
         """Drop the answer under `key`, or all of them."""
         if key is None:

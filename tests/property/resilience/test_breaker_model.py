@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Generator
 from typing import Any
 
 from hypothesis import settings
@@ -10,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import CircuitOpen, Permanent
-from bellbuoy.resilience import BreakerSettings, CircuitBreaker, Permit
+from bellbuoy.resilience import BreakerSettings, CircuitBreaker
 
 FAILURES, OPEN_S, WINDOW_S, PROBES, LEASE_S = 3, 10.0, 60.0, 2, 10.0
 
@@ -63,6 +66,55 @@ class Model:
                 self.enter("closed", now)
 
 
+class ByPermit:
+    """A call that takes a permit and reports its end, perhaps more than once."""
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self.permit = breaker.admit()
+
+    def end(self, how: str, *, twice: bool) -> None:
+        for _ in range(2 if twice else 1):
+            if how == "succeed":
+                self.permit.success()
+            elif how == "cancel":
+                self.permit.drop()
+            else:
+                self.permit.failure(ENDS[how])
+
+
+class Pending:
+    """What a call waits for; an event loop is not needed to go on with it."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+class ByCall:
+    """A call through `call`, which takes another way through the breaker while nothing needs a permit."""
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        async def work() -> None:
+            await Pending()
+
+        self.running = breaker.call(work)
+        self.running.send(None)
+
+    def end(self, how: str, *, twice: bool) -> None:
+        del twice  # A coroutine ends once.
+        with contextlib.suppress(StopIteration, *{type(error) for error in ENDS.values()}):
+            if how == "succeed":
+                self.running.send(None)
+            else:
+                self.running.throw(ENDS[how])
+
+
+ENDS: dict[str, BaseException] = {
+    "fail": ConnectionError(),
+    "cancel": asyncio.CancelledError(),
+    "mistake": Permanent("no"),
+}
+
+
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -70,33 +122,27 @@ class Machine(RuleBasedStateMachine):
         numbers = BreakerSettings(FAILURES, OPEN_S, WINDOW_S, PROBES, LEASE_S / 2)
         self.breaker = CircuitBreaker("them", numbers, clock=self.clock)
         self.model = Model()
-        self.calls: list[tuple[int, int, Permit]] = []
+        self.calls: list[tuple[int, int, ByPermit | ByCall]] = []
         self.number = 0
 
-    @rule()
-    def admit(self) -> None:
+    @rule(way=st.sampled_from([ByPermit, ByCall]))
+    def admit(self, way: type[ByPermit | ByCall]) -> None:
         self.number += 1
         allowed = self.model.admit(self.number, self.clock.monotonic())
         try:
-            permit = self.breaker.admit()
+            call = way(self.breaker)
         except CircuitOpen:
             assert not allowed
         else:
             assert allowed
-            self.calls.append((self.number, self.model.era, permit))
+            self.calls.append((self.number, self.model.era, call))
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), how=st.sampled_from(["succeed", "fail", "cancel", "mistake"]), twice=st.booleans())
     def end(self, data: Any, how: str, twice: bool) -> None:
-        number, era, permit = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
+        number, era, call = self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1)))
         self.model.end(number, era, how, self.clock.monotonic())
-        for _ in range(2 if twice else 1):
-            if how == "succeed":
-                permit.success()
-            elif how == "cancel":
-                permit.drop()
-            else:
-                permit.failure(Permanent("no") if how == "mistake" else ConnectionError())
+        call.end(how, twice=twice)
 
     @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 5.0, 9.75, 10.0, 20.0, 59.75, 60.0]))
     def wait(self, seconds: float) -> None:
@@ -110,6 +156,10 @@ class Machine(RuleBasedStateMachine):
     def by_hand(self, state: str) -> None:
         self.model.enter(state, self.clock.monotonic())
         self.breaker.isolate() if state == "isolated" else self.breaker.close()
+
+    def teardown(self) -> None:
+        for _, _, call in self.calls:
+            call.end("cancel", twice=False)
 
     @invariant()
     def agree(self) -> None:

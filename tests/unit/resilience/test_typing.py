@@ -8,15 +8,20 @@ from bellbuoy.resilience import (
     AdaptiveLimit,
     AdaptiveThrottle,
     AdaptiveTimeout,
+    Attempt,
     Bulkhead,
+    Chaos,
     CircuitBreaker,
+    Event,
     Fallback,
     Guard,
     Hedge,
     LastGood,
+    Permit,
     RateLimit,
     Reschedule,
     Retry,
+    Snapshot,
     Timeout,
 )
 
@@ -55,3 +60,28 @@ async def test_decorators_keep_the_signature() -> None:
     with_all = Timeout(1.0)(Retry()(CircuitBreaker("b")(double)))
     assert_type(await with_all(2), float)
     assert await with_all(2, plus=1.0) == 5.0
+    assert_type(await AdaptiveTimeout(timeout_s_min=1.0, timeout_s_max=2.0)(double)(1), float)
+    assert_type(await Bulkhead("b", concurrency_max=1)(double)(1), float)
+    assert_type(await AdaptiveLimit("l")(double)(1), float)
+    assert_type(await AdaptiveThrottle("t")(double)(1), float)
+    assert_type(await RateLimit("r", rate_per_s=1.0)(double)(1), float)
+    assert_type(await Hedge(1.0)(double)(1), float)
+    assert_type(await LastGood(lambda x: x, stale_s_max=1.0)(double)(1), float)
+    assert_type(await Fallback[float](lambda error: 0.0)(double)(1), float)
+    assert_type(await Chaos()(double)(1), float)
+    assert_type(CircuitBreaker("b")(halve)(1), float)
+
+
+async def test_iterators_and_streams() -> None:
+    async for attempt in Retry().attempts():
+        assert_type(attempt, Attempt)
+        with attempt as same:
+            assert_type(same, Attempt)
+    for attempt in Retry().attempts_sync():
+        assert_type(attempt, Attempt)
+    breaker = CircuitBreaker("b")
+    assert_type(breaker.admit(), Permit)
+    assert_type(breaker.snapshot(), Snapshot)
+    stream = breaker.stream()
+    breaker.isolate()
+    assert_type(await anext(stream), Event)
