@@ -8,15 +8,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bellbuoy.adapters.apns import ApnsProvider
 from bellbuoy.adapters.fcm import FcmProvider
 from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
-from bellbuoy.adapters.transport import PyreqwestTransport
+from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport
 from bellbuoy.clock import SystemClock
-from bellbuoy.errors import CredentialRejected, OutcomeUnknown, RecipientGone, Transient
+from bellbuoy.errors import CredentialRejected, OutcomeUnknown, Permanent, RecipientGone, Transient
 from bellbuoy.model.delivery import PROVIDERS, Message
 from bellbuoy.model.notification import Content
 from bellbuoy.ports.provider import Provider
@@ -43,7 +44,8 @@ def make(name: str, wiring: dict[str, dict[str, Any]]) -> Provider:
     clock = SystemClock()
     if name == "smtp":
         return SmtpProvider(url=own["url"], sender=own["from"], ca_file=ca_file, clock=clock)
-    transport = PyreqwestTransport(ca_file=ca_file, http2_only=name == "apns")
+    plain = PyreqwestTransport(ca_file=ca_file)
+    transport = plain if name == "sms" else Http2Transport(other=plain, ca_file=ca_file)
     if name == "fcm":
         return FcmProvider(**own, transport=transport, clock=clock, rng=random.Random(1))
     if name == "apns":
@@ -67,8 +69,11 @@ async def provider(request: pytest.FixtureRequest, sandbox: Sandbox) -> AsyncIte
     await made.aclose()
 
 
-def fault(sandbox: Sandbox, name: str, kind: str) -> None:
-    sandbox.stations[name].faults.put({"kind": kind})
+def fault(sandbox: Sandbox, name: str, kind: str, **wish: object) -> None:
+    sandbox.stations[name].faults.put({"kind": kind, **wish})
+
+
+PERMANENT = {"apns": "PayloadTooLarge", "smtp": "5.6.0", "sms": "21617"}
 
 
 async def test_delivered(provider: Provider) -> None:
@@ -81,6 +86,59 @@ async def test_gone(sandbox: Sandbox, provider: Provider) -> None:
     fault(sandbox, provider.name, "unregistered")
     with pytest.raises(RecipientGone):
         await provider.send(message(provider.name))
+
+
+async def test_a_message_that_no_retry_would_mend(sandbox: Sandbox, provider: Provider) -> None:
+    sent = message(provider.name)
+    if provider.name == "fcm":  # Its word for this is also its word for a token it never gave out, so it has to look.
+        sent = msgspec.structs.replace(sent, content=Content(title="Order", body="x" * 5_000))
+    else:
+        fault(sandbox, provider.name, "error", code=PERMANENT[provider.name])
+    with pytest.raises(Permanent) as caught:
+        await provider.send(sent)
+    assert not isinstance(caught.value, RecipientGone)
+    assert (caught.value.provider_status or 0) >= 400
+
+
+async def test_a_quota(sandbox: Sandbox, provider: Provider) -> None:
+    fault(sandbox, provider.name, "quota", retry_after_s=7)
+    with pytest.raises(Transient) as caught:
+        await provider.send(message(provider.name))
+    if provider.name == "smtp":  # A mail server has no word for when to come back.
+        return
+    assert caught.value.throttled
+    assert caught.value.retry_after_s == pytest.approx(7, abs=1)
+
+
+async def test_goodbyes_while_messages_are_in_flight(sandbox: Sandbox, provider: Provider) -> None:
+    fault(sandbox, provider.name, "goaway", after=5)
+    results = await asyncio.gather(*(provider.send(message(provider.name)) for _ in range(40)), return_exceptions=True)
+    sent = [result for result in results if not isinstance(result, BaseException)]
+    received = sandbox.stations[provider.name].received.counts()
+    if provider.name in ("fcm", "apns"):
+        assert len(sent) == 40, results
+        assert received["accepted"] == 40
+    else:  # These protocols do not say what was left untouched, so a message may be in doubt, never lost unsaid.
+        assert all(isinstance(r, Transient | OutcomeUnknown) for r in results if isinstance(r, BaseException)), results
+        assert len(sent) <= received["accepted"] <= 40
+
+
+async def test_a_second_sending_is_the_same_message(sandbox: Sandbox, provider: Provider) -> None:
+    again = message(provider.name)
+    await provider.send(again)
+    await provider.send(again)
+    first, second = sandbox.stations[provider.name].received.describe()["items"]
+    for item in (first, second):
+        for own in ("n", "at", "at_s", "id"):
+            del item[own]
+    assert first == second
+
+
+async def test_one_access_token_serves_all(sandbox: Sandbox) -> None:
+    fcm = make("fcm", sandbox.wiring())
+    await asyncio.gather(*(fcm.send(message("fcm")) for _ in range(50)))
+    assert len(sandbox.stations["fcm"]._bearers) == 1  # type: ignore[attr-defined]
+    await fcm.aclose()
 
 
 async def test_an_outage(sandbox: Sandbox, provider: Provider) -> None:
