@@ -159,8 +159,8 @@ class Database:
 
         return await self.run(whole, within_s=SCAN_S)
 
-    async def examine(self, *, fix: bool) -> list[str]:
-        """What is wrong with the database in words; with `fix` its indexes are built, however long that takes."""
+    async def examine(self, *, fix: bool) -> list[str] | None:
+        """See `schema.examine`; raises as `run`."""
         return await self._bounded(lambda: schema.examine(self.database, fix=fix), schema.BUILD_S if fix else CALL_S)
 
     async def aclose(self) -> None:

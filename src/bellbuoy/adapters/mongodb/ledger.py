@@ -38,8 +38,8 @@ class MongoLedger(Leases, DeadLetters, Accounts, Registry, Keys, Retention):
         """The server's hosts, without credentials."""
         return self._db.where
 
-    async def examine(self, *, fix: bool) -> list[str]:
-        """The indexes that are missing; with `fix` they are built first.
+    async def examine(self, *, fix: bool) -> list[str] | None:
+        """The indexes that are missing, None where nothing was made yet; with `fix` everything is made first.
 
         Raises:
             ConfigurationError, Unavailable: nothing can be looked at.

@@ -72,8 +72,12 @@ def check(version: int | None) -> None:
         )
 
 
-async def examine(database: AsyncDatabase[Any], *, fix: bool) -> list[str]:
-    """What is wrong with the server or the database, in words; raises as `prepare`."""
+async def examine(database: AsyncDatabase[Any], *, fix: bool) -> list[str] | None:
+    """The indexes that are missing, None where nothing was made yet; with `fix` everything is made first.
+
+    Raises:
+        ConfigurationError: a newer Bellbuoy wrote it, or the server is not a replica set.
+    """
     hello = await database.client.admin.command("hello")
     if "setName" not in hello:
         raise ConfigurationError(
@@ -84,6 +88,8 @@ async def examine(database: AsyncDatabase[Any], *, fix: bool) -> list[str]:
     check(found["version"] if found else None)
     if fix:
         await prepare(database)
+    elif not found:
+        return None
     missing = []
     for name, indexes in INDEXES.items():
         there = await database[name].index_information()
