@@ -41,7 +41,11 @@ class MongoServer:
         arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--storage-path", str(self._folder / "data")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [program, *arguments, "--enable-test-commands"], stdout=log, stderr=log, cwd=self._folder
+                # Its commitTransaction does not look at `j`, as MongoDB's does; this makes it write every journal.
+                [program, *arguments, "--enable-test-commands", "--sync-on-commit"],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
             )
         wait_for(self._answers, within_s=START_S_MAX, why=f"the stand-in for MongoDB: {self._folder / 'log'}")
         return self
