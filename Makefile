@@ -64,7 +64,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--custom-compile-command "make lock" --extra service --extra sandbox
 lock:
 	$(LOCK) --group build pyproject.toml -o requirements.lock
-	$(LOCK) --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra cluster --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
 
 clean:

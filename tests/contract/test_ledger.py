@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import apsw
 import msgspec
+import pymongo
 import pytest
 
 from bellbuoy.adapters.memory import CachedLedger
+from bellbuoy.adapters.mongodb import MongoLedger
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
@@ -26,10 +28,56 @@ NOW = 1_800_000_000.0
 REQUEST = msgspec.convert({"recipient": {"user_id": "u"}, "content": {"title": "t"}}, Request)
 
 
-@pytest.fixture(params=["sqlite", "sqlite-inline", "cached"])
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    store: Any = SqliteLedger(tmp_path / "l.db", clock=ManualClock(), inline=request.param == "sqlite-inline")
-    yield CachedLedger(store, users_max=2) if request.param == "cached" else store
+class Home(Protocol):
+    """Where a ledger keeps what it has: it can be opened again, and robbed."""
+
+    def open(self) -> Any: ...
+
+    def steal(self, which: Literal["notifications", "accepted"], notification_id: str) -> None: ...
+
+
+class SqliteHome:
+    def __init__(self, path: Path, *, inline: bool = False) -> None:
+        self._path, self._inline = path, inline
+
+    def open(self) -> SqliteLedger:
+        return SqliteLedger(self._path, clock=ManualClock(), inline=self._inline)
+
+    def steal(self, which: str, notification_id: str) -> None:
+        thief = apsw.Connection(str(self._path))
+        thief.execute(f"DELETE FROM {which} WHERE id = ?", (notification_id,))
+        thief.close()
+
+
+class CachedHome(SqliteHome):
+    def open(self) -> Any:
+        return CachedLedger(super().open(), users_max=2)
+
+
+class MongoHome:
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def open(self) -> MongoLedger:
+        return MongoLedger(self._url, clock=ManualClock())
+
+    def steal(self, which: str, notification_id: str) -> None:
+        with pymongo.MongoClient[dict[str, Any]](self._url) as thief:
+            thief.get_default_database()[which].delete_one({"_id": notification_id})
+
+
+@pytest.fixture(params=["sqlite", "sqlite-inline", "cached", "mongodb"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    if request.param == "mongodb":
+        return MongoHome(request.getfixturevalue("mongodb_url"))
+    kind = CachedHome if request.param == "cached" else SqliteHome
+    return kind(tmp_path / "l.db", inline=request.param == "sqlite-inline")
+
+
+@pytest.fixture
+async def ledger(home: Home) -> AsyncIterator[Ledger]:
+    store = home.open()
+    yield store
     await store.aclose()
 
 
@@ -535,29 +583,23 @@ async def test_keys_are_kept_as_hashes(ledger: Ledger) -> None:
     assert [(k.id, k.revoked_at) for k in await ledger.keys()] == [("k", NOW + 1)]
 
 
-async def test_the_books_name_what_is_missing(ledger: Ledger, tmp_path: Path) -> None:
+async def test_the_books_name_what_is_missing(ledger: Ledger, home: Home) -> None:
     await accept(ledger, "a", "b", "c")
-    _steal(tmp_path, "DELETE FROM notifications WHERE id = 'b'", "DELETE FROM accepted WHERE id = 'c'")
+    home.steal("notifications", "b")
+    home.steal("accepted", "c")
     books = await ledger.books()
     assert (books.missing, books.unknown) == (["b"], ["c"])
-    _steal(tmp_path, "DELETE FROM notifications WHERE id = 'c'")
+    home.steal("notifications", "c")
     assert (await ledger.books()).difference == await ledger.difference() == 1
 
 
-def _steal(path: Path, *statements: str) -> None:
-    thief = apsw.Connection(str(path / "l.db"))
-    for statement in statements:
-        thief.execute(statement)
-    thief.close()
-
-
-async def test_it_is_all_there_after_opening_again(tmp_path: Path) -> None:
-    first = SqliteLedger(tmp_path / "l.db", clock=ManualClock())
+async def test_it_is_all_there_after_opening_again(home: Home) -> None:
+    first = home.open()
     await accept(first, "a")
     await first.probe()
     await first.aclose()
     await first.aclose()
-    second = SqliteLedger(tmp_path / "l.db", clock=ManualClock())
+    second = home.open()
     assert (await second.get("a")).id == "a"
     assert await second.backlog(now=NOW) == (1, NOW)
     await second.aclose()

@@ -216,10 +216,11 @@ class Server:
                 return items
             items += page
 
-    def cli(self, *arguments: str, status: int | None = 0) -> str:
-        """Run a command against it; returns its standard output."""
+    def cli(self, *arguments: str, status: int | None = 0, ledger: str | None = None) -> str:
+        """Run a command against it, with a ledger of its own if given; returns its standard output."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
         environment |= {"BELLBUOY_URL": self.url, "BELLBUOY_API_KEY": KEY, "COLUMNS": "200"}
+        environment |= {"BELLBUOY_LEDGER__URL": ledger} if ledger is not None else {}
         done = subprocess.run(
             [sys.executable, "-m", "bellbuoy", *arguments], capture_output=True, text=True, env=environment, timeout=120
         )

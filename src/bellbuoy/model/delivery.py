@@ -196,6 +196,16 @@ class Record(Struct, omit_defaults=True):
         noted = (entry.at for entry in self.timeline[-1:])
         return max(self.accepted_at, *noted, *(d.attempts[-1].started_at for d in self.deliveries if d.attempts))
 
+    @property
+    def possible_duplicates(self) -> int:
+        """Attempts made although an earlier one of the same delivery may have been delivered."""
+        count = 0
+        for delivery in self.deliveries:
+            doubt = next((a.n for a in delivery.attempts if a.outcome == "uncertain"), None)
+            if doubt is not None:
+                count += delivery.tries - doubt
+        return count
+
     def note(self, at: float, event: str, detail: str) -> None:
         """Add a line to the timeline, at `at` epoch seconds, keeping at most `TIMELINE_MAX`."""
         if len(self.timeline) >= TIMELINE_MAX:

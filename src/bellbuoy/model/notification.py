@@ -11,6 +11,8 @@ from msgspec import Meta, Struct, field
 from bellbuoy.model.recipient import Channel, Identifier, Recipient
 
 Priority = Literal["high", "normal", "low"]
+URGENCY: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+"""The order in which priorities are worked off."""
 OnUncertain = Literal["retry", "stop"]
 
 TTL_S_MAX = 2_419_200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct, field
@@ -33,6 +34,24 @@ class Books(Struct, frozen=True):
     missing: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     possible_duplicates: int = 0
+
+    @classmethod
+    def balanced(
+        cls, accepted: int, counts: Mapping[str, int], *, missing: list[str], unknown: list[str], duplicates: int
+    ) -> Books:
+        """Add up how many notifications there are of each status, against how many were accepted."""
+        finals = ("delivered", "failed", "expired", "cancelled", "suppressed", "dead_lettered", "uncertain")
+        pending = sum(counts.get(s, 0) for s in ("accepted", "scheduled", "queued", "delivering"))
+        terms = {name: counts.get(name, 0) for name in finals}
+        return cls(
+            accepted=accepted,
+            pending=pending,
+            difference=accepted - pending - sum(terms.values()),
+            missing=missing,
+            unknown=unknown,
+            possible_duplicates=duplicates,
+            **terms,
+        )
 
 
 class DeadLetter(Struct, frozen=True):

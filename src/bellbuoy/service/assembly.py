@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
@@ -35,6 +35,9 @@ from bellbuoy.service.keys import Keys
 from bellbuoy.service.settings import Breaker, Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.watch import WatchedLedger
+
+if TYPE_CHECKING:
+    from bellbuoy.adapters.mongodb import MongoLedger
 
 _PRESETS = {
     "fcm": resilience.FCM,
@@ -80,19 +83,20 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     Args:
         settings: checked.
         clock, rng: time and chance for everything.
-        accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both owns
-            the data directory alone; others share it.
+        accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both over an
+            embedded ledger owns the data directory alone; others share it.
 
     Raises:
         ConfigurationError: a file, a credential or the data directory is not usable.
         Full, Unavailable: the ledger cannot be opened.
     """
-    alone = accepting and working
+    owns_ledger = accepting and working and settings.ledger.embedded
     settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _lock(settings.data.dir, exclusive=alone)
+    lock = _lock(settings.data.dir, exclusive=owns_ledger)
     telemetry = ServiceTelemetry()
-    store = WatchedLedger(SqliteLedger(settings.database_path, clock=clock), clock=clock)
-    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if alone else store
+    home = SqliteLedger(settings.database_path, clock=clock) if settings.ledger.embedded else shared(settings, clock)
+    store = WatchedLedger(home, clock=clock)
+    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if owns_ledger else store
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
     }
@@ -123,7 +127,24 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     keys = Keys(ledger, clock=clock)
     nudge = worker.nudge if worker is not None else _nobody
     context = Context(intake, ledger, store, keys, lanes, telemetry, clock, nudge)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, context, lock, alone)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, context, lock, owns_ledger)
+
+
+def shared(settings: Settings, clock: Clock) -> MongoLedger:
+    """The ledger on a server that `[ledger] url` names; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: its driver is not installed, or the URL is not valid.
+    """
+    try:
+        from bellbuoy.adapters.mongodb import MongoLedger
+    except ModuleNotFoundError as error:
+        if error.name not in ("bson", "pymongo"):
+            raise
+        raise ConfigurationError(
+            "[ledger] url names MongoDB, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
+        ) from None
+    return MongoLedger(settings.ledger.url.get_secret_value(), clock=clock)
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:

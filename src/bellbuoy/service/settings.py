@@ -76,14 +76,25 @@ class Data(Section):
 
 
 class Ledger(Section):
-    url: str = "sqlite:///bellbuoy.db"
+    # Secret, since that of a MongoDB holds a password.
+    url: SecretStr = SecretStr("sqlite:///bellbuoy.db")
 
     @field_validator("url")
     @classmethod
-    def _known(cls, value: str) -> str:
-        if not value.startswith("sqlite:///") or value == "sqlite:///":
-            raise ValueError("sqlite:///FILE, relative to [data] dir or absolute with four slashes")
+    def _known(cls, value: SecretStr) -> SecretStr:
+        scheme, _, rest = value.get_secret_value().partition("://")
+        if scheme in ("mongodb", "mongodb+srv") and rest:
+            return value
+        if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
+            raise ValueError(
+                "sqlite:///FILE, relative to [data] dir or absolute with four slashes, or mongodb://HOST/NAME"
+            )
         return value
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is a file of this machine, not a server that others share."""
+        return self.url.get_secret_value().startswith("sqlite:")
 
 
 class Queue(Section):
@@ -277,8 +288,8 @@ class Settings(BaseSettings):
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file: relative to the data directory, or absolute."""
-        return self.data.dir / self.ledger.url.removeprefix("sqlite:///")
+        """The SQLite file of an embedded ledger: relative to the data directory, or absolute."""
+        return self.data.dir / self.ledger.url.get_secret_value().removeprefix("sqlite:///")
 
 
 def load(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:

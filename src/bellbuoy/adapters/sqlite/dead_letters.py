@@ -10,7 +10,7 @@ from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.notifications import decode, encode, held_column, parse_cursor
 from bellbuoy.errors import NotFound
 from bellbuoy.model import transitions
-from bellbuoy.model.delivery import Record
+from bellbuoy.model.dead_letters import ABSENT, EXPIRED, GONE, refusal
 from bellbuoy.model.operation import DeadLetter, Discarded, Replayed, Skip
 from bellbuoy.ports.ledger import SKIPPED_MAX, Verdict
 
@@ -52,7 +52,7 @@ class DeadLetters:
     ) -> Replayed:
         def bring_back(connection: Connection) -> Replayed:
             named = None if ids is None else _named(connection, tenant, ids)
-            unknown = [Skip(i, "not among the dead letters") for i in ids or () if i not in (named or {})]
+            unknown = [Skip(i, ABSENT) for i in ids or () if i not in (named or {})]
             skipped = _expired(connection, tenant, provider, error_code, now) if named is None else []
             found = _live(connection, tenant, provider, error_code, now) if named is None else named.items()
             replayed = 0
@@ -124,7 +124,6 @@ _PAGE = 500
 EXAMINED_MAX = 50_000
 """Dead letters that one replay looks at, so that the writer is not kept for long by many that cannot come back."""
 
-_EXPIRED = "expired: its time to live has ended"
 _MATCH = "tenant = ?1 AND (?2 IS NULL OR provider = ?2) AND (?3 IS NULL OR error_code = ?3)"
 
 
@@ -140,7 +139,7 @@ def _expired(
     """What matches and has outlived its time to live, oldest first."""
     sql = f"SELECT id FROM dead_letters WHERE {_MATCH} AND expires_at <= ?4 ORDER BY seq LIMIT ?5"
     rows = connection.execute(sql, (tenant, provider, error_code, now, SKIPPED_MAX)).fetchall()
-    return [Skip(letter_id, _EXPIRED) for (letter_id,) in rows]
+    return [Skip(letter_id, EXPIRED) for (letter_id,) in rows]
 
 
 def _live(
@@ -165,14 +164,12 @@ def _revive(
     """Bring one back and take it off the dead letters in the same transaction; returns why not, None when it was."""
     row = connection.execute("SELECT record, owner FROM notifications WHERE id = ?", (notification_id,)).fetchone()
     if row is None:
-        return "the notification is gone"
+        return GONE
     record = decode(row[0])
-    delivery = next((d for d in record.deliveries if d.id == letter_id), None)
-    if delivery is None or not delivery.exhausted:
-        return "it was replayed before"
-    refused = _refused(record, due_at, owned=row[1] is not None)
+    refused = refusal(record, letter_id, due_at, owned=row[1] is not None)
     if refused or dry_run:
         return refused
+    delivery = next(d for d in record.deliveries if d.id == letter_id)
     transitions.revive(record, delivery, now, due_at)
     connection.execute(
         """UPDATE notifications SET status = ?, due_at = ?, owner = NULL, held = NULL, fence = fence + 1, record = ?
@@ -205,15 +202,3 @@ def _reconsidered(connection: Connection, verdict: Verdict, now: float, wait_s: 
             ),
         )
     return True
-
-
-def _refused(record: Record, due_at: float, *, owned: bool) -> str | None:
-    """Why no delivery of this notification may be brought back now, None when one may."""
-    if owned or any(d.status == "sending" for d in record.deliveries):
-        # Taking it from its worker would lose the outcome of what is being sent.
-        return "another delivery of this notification is being sent; try again in a moment"
-    if record.status not in ("dead_lettered", "accepted", "delivering", "queued"):
-        return f"the notification is {record.status}"
-    if due_at >= record.expires_at:
-        return _EXPIRED
-    return None

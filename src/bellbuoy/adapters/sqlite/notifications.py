@@ -12,12 +12,11 @@ from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.rows import chunks, values
 from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
 from bellbuoy.model import transitions
+from bellbuoy.model.dead_letters import letters_of, redeemed
 from bellbuoy.model.delivery import PROVIDERS, NotificationStatus, ProviderName, Record
-from bellbuoy.model.operation import Books, DeadLetter
-from bellbuoy.model.recipient import masked
+from bellbuoy.model.notification import URGENCY
+from bellbuoy.model.operation import Books
 from bellbuoy.ports.ledger import Claim, Offer, Page, Taken
-
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Record).decode
@@ -93,7 +92,7 @@ class Notifications:
     async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
         def take(connection: Connection) -> list[tuple[int, bytes]]:
             found: list[tuple[int, bytes]] = []
-            for priority in PRIORITIES.values():
+            for priority in URGENCY.values():
                 found += connection.execute(
                     """UPDATE notifications SET owner = ?1, fence = fence + 1, due_at = ?2 WHERE seq IN (
                          SELECT seq FROM notifications WHERE priority = ?3 AND due_at <= ?4 ORDER BY due_at LIMIT ?5
@@ -165,7 +164,7 @@ class Notifications:
         def find(connection: Connection) -> float | None:
             # One look-up in the index for each priority; a min() over all of them would walk it.
             sql = "SELECT min(due_at) FROM notifications WHERE priority = ? AND due_at IS NOT NULL"
-            firsts = [connection.execute(sql, (p,)).fetchall()[0][0] for p in PRIORITIES.values()]
+            firsts = [connection.execute(sql, (p,)).fetchall()[0][0] for p in URGENCY.values()]
             return min((first for first in firsts if first is not None), default=None)
 
         return await self._db.read(find)
@@ -258,7 +257,7 @@ def _row(offer: Offer) -> tuple[object, ...]:
         record.tenant,
         record.request.recipient.user_id,
         record.status,
-        PRIORITIES[record.request.priority],
+        URGENCY[record.request.priority],
         record.accepted_at,
         offer.due_at,
         offer.owner,
@@ -285,13 +284,12 @@ def _save(connection: Connection, rows: Sequence[SaveRow]) -> list[bool | LeaseL
         )
         done = done and connection.changes() == size
     dead = [record for record, *_ in rows if record.status == "dead_lettered"]
-    # One of its dead letters was replayed and delivered, so the others wait for nothing any more.
-    redeemed = [record for record, *_ in rows if record.replays and record.status == "delivered"]
-    if done and not dead and not asked and not redeemed:
+    free = [record for record, *_ in rows if redeemed(record)]
+    if done and not dead and not asked and not free:
         return [False] * len(rows)
     ours = _fenced(connection, [(record.id, fence) for record, fence, *_ in rows])
     _bury(connection, [record for record in dead if record.id in ours])
-    for record in redeemed:
+    for record in free:
         if record.id in ours:
             connection.execute("DELETE FROM dead_letters WHERE notification_id = ?", (record.id,))
     return [
@@ -322,30 +320,16 @@ def _fenced(connection: Connection, pairs: Iterable[tuple[str, int]]) -> set[str
 def _bury(connection: Connection, records: Iterable[Record]) -> None:
     """Put the exhausted deliveries of dead-lettered notifications among the dead letters."""
     for record in records:
-        for delivery in record.deliveries:
-            if not delivery.exhausted:
-                continue
-            last = delivery.attempts[-1]
-            letter = DeadLetter(
-                id=delivery.id,
-                notification_id=record.id,
-                channel=delivery.channel,
-                provider=delivery.provider,
-                endpoint=masked(delivery.endpoint),
-                attempts=delivery.tries,
-                error_code=last.error_code,
-                provider_status=last.provider_status,
-                at=last.started_at + (last.latency_ms or 0.0) / 1000,
-            )
+        for letter in letters_of(record):
             connection.execute(
                 """INSERT INTO dead_letters(id, notification_id, tenant, provider, error_code, expires_at, letter)
                    VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO NOTHING""",
                 (
-                    delivery.id,
+                    letter.id,
                     record.id,
                     record.tenant,
-                    delivery.provider,
-                    last.error_code,
+                    letter.provider,
+                    letter.error_code,
                     record.expires_at,
                     encode(letter),
                 ),
@@ -376,31 +360,16 @@ def _books(connection: Connection, tenant: str | None) -> Books:
                   AND instr(record, CAST('"outcome":"uncertain"' AS BLOB)) > 0""",
             (tenant,),
         )
-        duplicates = sum(_possible_duplicates(decode(row[0])) for row in doubted)
+        duplicates = sum(decode(row[0]).possible_duplicates for row in doubted)
     finally:
         connection.execute("ROLLBACK")
-    finals = ("delivered", "failed", "expired", "cancelled", "suppressed", "dead_lettered", "uncertain")
-    pending = sum(counts.get(s, 0) for s in ("accepted", "scheduled", "queued", "delivering"))
-    terms = {name: counts.get(name, 0) for name in finals}
-    return Books(
-        accepted=accepted,
-        pending=pending,
-        difference=accepted - pending - sum(terms.values()),
+    return Books.balanced(
+        accepted,
+        counts,
         missing=[row[0] for row in missing],
         unknown=[row[0] for row in unknown],
-        possible_duplicates=duplicates,
-        **terms,
+        duplicates=duplicates,
     )
-
-
-def _possible_duplicates(record: Record) -> int:
-    """Attempts made although an earlier one of the same delivery may have been delivered."""
-    count = 0
-    for delivery in record.deliveries:
-        doubt = next((a.n for a in delivery.attempts if a.outcome == "uncertain"), None)
-        if doubt is not None:
-            count += delivery.tries - doubt
-    return count
 
 
 def parse_cursor(cursor: str) -> int:

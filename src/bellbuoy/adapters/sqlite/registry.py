@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from bellbuoy.adapters.sqlite.database import Connection, Database
-from bellbuoy.errors import Conflict, NotFound
+from bellbuoy.errors import NotFound
 from bellbuoy.model.operation import ApiKey, Tombstone
-from bellbuoy.model.recipient import DEVICES_MAX, Device, RegisteredDevice, User
+from bellbuoy.model.recipient import Device, User
+from bellbuoy.model.registration import invalidated, restored, rewritten, with_device, without_device
 
 _encode = msgspec.json.Encoder().encode
 _decode_user = msgspec.json.Decoder(User).decode
@@ -31,8 +32,7 @@ class Registry:
         def put(connection: Connection) -> None:
             for user, keep in zip(users, keep_devices, strict=True):
                 before = _user(connection, tenant, user.user_id)
-                devices = (before.devices if before else ()) if keep else _registered(user, now)
-                _write(connection, tenant, replace(user, devices=devices))
+                _write(connection, tenant, rewritten(user, before, now, keep_devices=keep))
 
         await self._db.write(put)
 
@@ -46,11 +46,7 @@ class Registry:
 
     async def put_device(self, tenant: str, user_id: str, device: Device, *, now: float) -> User:
         def put(connection: Connection) -> User:
-            user = _user(connection, tenant, user_id) or User(user_id)
-            others = tuple(d for d in user.devices if d.device.device_id != device.device_id)
-            if len(others) >= DEVICES_MAX:
-                raise Conflict(f"the user has {DEVICES_MAX} devices", hint="delete one that is no longer used")
-            user = replace(user, devices=(*others, RegisteredDevice(device, registered_at=now)))
+            user = with_device(_user(connection, tenant, user_id) or User(user_id), device, now)
             _write(connection, tenant, user)
             return user
 
@@ -59,10 +55,10 @@ class Registry:
     async def delete_device(self, tenant: str, user_id: str, device_id: str) -> None:
         def delete(connection: Connection) -> None:
             user = _user(connection, tenant, user_id)
-            left = tuple(d for d in user.devices if d.device.device_id != device_id) if user else ()
-            if user is None or len(left) == len(user.devices):
+            left = without_device(user, device_id) if user else None
+            if left is None:
                 raise NotFound(f"there is no device {device_id}")
-            _write(connection, tenant, replace(user, devices=left))
+            _write(connection, tenant, left)
 
         await self._db.write(delete)
 
@@ -90,7 +86,8 @@ class Registry:
             count = 0
             for seq, owner, device_id in rows:
                 connection.execute("UPDATE tombstones SET restored_at = ? WHERE seq = ?", (now, seq))
-                count += _change_device(connection, tenant, owner, device_id, _restored)
+                user = _user(connection, tenant, owner)
+                count += _write_changed(connection, tenant, restored(user, device_id) if user else None)
             return count
 
         return await self._db.write(take_back)
@@ -125,18 +122,9 @@ def _write(connection: Connection, tenant: str, user: User) -> None:
     connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?)", (tenant, user.user_id, _encode(user)))
 
 
-def _registered(user: User, now: float) -> tuple[RegisteredDevice, ...]:
-    """The new devices; putting a token again counts as registering it anew, which ends its tombstone."""
-    return tuple(replace(one, registered_at=now, invalidated_at=None, invalid_because=None) for one in user.devices)
-
-
 def _invalidate(connection: Connection, stone: Tombstone) -> int:
-    def bury(known: RegisteredDevice) -> RegisteredDevice | None:
-        if known.invalidated_at is not None or known.registered_at > stone.seen_at:
-            return None
-        return replace(known, invalidated_at=stone.at, invalid_because=stone.because)
-
-    if not _change_device(connection, stone.tenant, stone.user_id, stone.device_id, bury):
+    user = _user(connection, stone.tenant, stone.user_id)
+    if not _write_changed(connection, stone.tenant, invalidated(user, stone) if user else None):
         return 0
     connection.execute(
         "INSERT INTO tombstones(tenant, user_id, device_id, provider, at, tombstone) VALUES (?, ?, ?, ?, ?, ?)",
@@ -145,26 +133,9 @@ def _invalidate(connection: Connection, stone: Tombstone) -> int:
     return 1
 
 
-def _restored(known: RegisteredDevice) -> RegisteredDevice | None:
-    return replace(known, invalidated_at=None, invalid_because=None) if known.invalidated_at is not None else None
-
-
-def _change_device(
-    connection: Connection,
-    tenant: str,
-    user_id: str,
-    device_id: str,
-    change: Callable[[RegisteredDevice], RegisteredDevice | None],
-) -> int:
-    """Change one device of a user; returns 1 when it was changed, 0 when it is gone or `change` returned None."""
-    user = _user(connection, tenant, user_id)
+def _write_changed(connection: Connection, tenant: str, user: User | None) -> int:
+    """Write a user that was changed; returns 1, or 0 for None, which is no change."""
     if user is None:
         return 0
-    devices, changed = list(user.devices), 0
-    for index, known in enumerate(devices):
-        new = change(known) if known.device.device_id == device_id else None
-        if new is not None:
-            devices[index], changed = new, 1
-    if changed:
-        _write(connection, tenant, replace(user, devices=tuple(devices)))
-    return changed
+    _write(connection, tenant, user)
+    return 1

@@ -213,11 +213,18 @@ def audit(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: J
 
 
 @app.command()
-def doctor(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+def doctor(
+    config: Config = None,
+    data_dir: DataDir = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Mend what can be mended: build a shared ledger's indexes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check configuration and connections; every finding comes with its cure."""
     from bellbuoy.service.cli.doctor import examine
 
-    sys.exit(asyncio.run(examine(_settings(config, data_dir), as_json=as_json)))
+    sys.exit(asyncio.run(examine(_settings(config, data_dir), fix=fix, as_json=as_json)))
 
 
 def _listing(

@@ -24,9 +24,10 @@ Finding = tuple[str, str, str, str]
 """ok, warning or error; what was looked at; what was found; the cure, empty when there is nothing to cure"""
 
 
-async def examine(settings: Settings, *, as_json: bool) -> int:
-    """Look at everything; returns the exit status, 1 when something is wrong."""
-    findings = [_data_dir(settings.data.dir), *_room(settings.data.dir), _ledger(settings)]
+async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
+    """Look at everything; returns the exit status, 1 when something is wrong. `fix` mends what can be mended."""
+    ledger = _embedded(settings.database_path) if settings.ledger.embedded else await _shared(settings, fix=fix)
+    findings = [_data_dir(settings.data.dir), *_room(settings.data.dir), ledger]
     findings += await _providers(settings)
     worst = 1 if any(level == "error" for level, *_ in findings) else 0
     if as_json:
@@ -61,9 +62,8 @@ def _room(path: Path) -> list[Finding]:
     return [("ok", "disk", found, "")]
 
 
-def _ledger(settings: Settings) -> Finding:
+def _embedded(path: Path) -> Finding:
     """Look without opening for writing: a service may own the file at this moment."""
-    path = settings.database_path
     if not path.exists():
         return "ok", "ledger", f"{path} will be made at the first start", ""
     try:
@@ -72,6 +72,23 @@ def _ledger(settings: Settings) -> Finding:
     except sqlite3.Error as error:
         return "error", "ledger", f"{path}: {error}", "restore it from a backup, or give another [ledger] url"
     return "ok", "ledger", f"{path}, schema version {version}", ""
+
+
+async def _shared(settings: Settings, *, fix: bool) -> Finding:
+    try:
+        ledger = assembly.shared(settings, SystemClock())
+        try:
+            missing = await ledger.examine(fix=fix)
+        finally:
+            await ledger.aclose()
+    except BellbuoyError as error:
+        return "error", "ledger", str(error), error.hint or "check [ledger] url and the network between"
+    found = f"MongoDB at {ledger.where}, a replica set"
+    if missing is None:
+        return "ok", "ledger", f"{found}; what it needs will be made at the first start", ""
+    if missing:
+        return "error", "ledger", f"{found}, without the indexes {', '.join(missing)}", "bellbuoy doctor --fix"
+    return "ok", "ledger", found, ""
 
 
 _MISSING = {

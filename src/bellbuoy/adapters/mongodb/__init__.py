@@ -1,0 +1,5 @@
+"""The ledger that several machines share: a MongoDB replica set. Needs `pip install 'bellbuoy[cluster]'`."""
+
+from bellbuoy.adapters.mongodb.ledger import MongoLedger
+
+__all__ = ["MongoLedger"]

@@ -1,0 +1,206 @@
+"""The connection: every call with a deadline, every write on the disks of a majority, every error translated."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo import AsyncMongoClient, ReadPreference
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from bellbuoy.adapters.mongodb import schema
+from bellbuoy.adapters.mongodb.faults import RETRY_AFTER_S, WRITE_CONFLICT, Contended, misconfigured, translated
+from bellbuoy.clock import Clock
+from bellbuoy.errors import Unavailable
+
+T = TypeVar("T")
+Session = AsyncClientSession
+Document = dict[str, Any]
+Collection = AsyncCollection[Document]
+
+CALL_S = 5.0
+"""How long one call may take, the driver's own retries and the wait for a server included."""
+
+SCAN_S = 30.0
+"""The same for what counts everything."""
+
+CONFLICTS_MAX = 8
+"""How often a transaction begins anew because another one was in its way; the driver waits longer each time."""
+
+_GRACE_S = 0.5
+"""What the driver may take beyond its own deadline before the call is cut off from outside."""
+
+# A majority alone may hold a write in memory only, and a power cut takes it; the journal makes it durable.
+_SAFE = WriteConcern("majority", j=True)
+# What a majority has cannot be rolled back by an election, so what we answered from it stays true.
+_READ = ReadConcern("majority")
+
+
+class Database:
+    """A MongoDB database.
+
+    Nothing is connected before the first call, which also brings the schema up to date.
+
+    Args:
+        url: `mongodb://` or `mongodb+srv://`, with credentials and the database's name, `bellbuoy` where it has none.
+        clock: for the order of what is written.
+
+    Raises:
+        ConfigurationError: the URL is not valid.
+
+    Concurrency: belongs to one event loop.
+    """
+
+    def __init__(self, url: str, *, clock: Clock) -> None:
+        self.where = place(url)
+        try:
+            self._client: AsyncMongoClient[Document] = AsyncMongoClient(
+                url,
+                appname="bellbuoy",
+                timeoutMS=int(CALL_S * 1000),
+                serverSelectionTimeoutMS=int(CALL_S * 1000),
+                connectTimeoutMS=int(CALL_S * 1000),
+                retryWrites=True,
+                retryReads=True,
+            )
+            self.database = self._client.get_default_database("bellbuoy").with_options(
+                write_concern=_SAFE, read_concern=_READ, read_preference=ReadPreference.PRIMARY
+            )
+        except (PyMongoError, ValueError, TypeError):
+            raise misconfigured(self.where) from None
+        self.notifications: Collection = self.database["notifications"]
+        self.accepted: Collection = self.database["accepted"]
+        self.users: Collection = self.database["users"]
+        self.tombstones: Collection = self.database["tombstones"]
+        self.keys: Collection = self.database["keys"]
+        self.meta: Collection = self.database["meta"]
+        self._clock = clock
+        self._process = secrets.token_hex(4)
+        self._last_us = 0
+        self._opening = asyncio.Lock()
+        self._opened = False
+        self._closed = False
+
+    def stamp(self) -> str:
+        """A name that no other write has; names sort in the order of time, those of this process strictly.
+
+        The microseconds of the clock and four random bytes for the process, in 24 hexadecimal digits.
+        """
+        self._last_us = max(self._last_us + 1, int(self._clock.time() * 1_000_000))
+        return f"{self._last_us:016x}{self._process}"
+
+    async def run(self, work: Callable[[], Awaitable[T]], *, within_s: float = CALL_S) -> T:
+        """Make a call, or a few that share one deadline; inside another `run` its deadline holds as well.
+
+        Raises:
+            Unavailable: no answer in time; a write may have happened all the same.
+            Full: the server has no room.
+            ConfigurationError: the server refuses our credentials, or a newer Bellbuoy wrote the database.
+        """
+        end = time.monotonic() + within_s
+        await self._open(within_s)
+        return await self._bounded(work, max(0.001, end - time.monotonic()))
+
+    async def transaction(
+        self,
+        work: Callable[[Session], Awaitable[T]],
+        *,
+        conflicts_max: int = CONFLICTS_MAX,
+    ) -> T:
+        """Make several writes as one; `work` may run again when another transaction was in its way. Raises as `run`.
+
+        Args:
+            conflicts_max: give up with `Contended` after so many conflicts.
+        """
+        conflicts = 0
+
+        async def once(session: Session) -> T:
+            nonlocal conflicts
+            try:
+                return await work(session)
+            except OperationFailure as error:
+                conflicts += error.code == WRITE_CONFLICT
+                if conflicts >= conflicts_max:
+                    raise Contended from None
+                raise
+
+        async def whole() -> T:
+            async with self._client.start_session() as session:
+                return await session.with_transaction(
+                    once,
+                    read_concern=ReadConcern("snapshot"),
+                    write_concern=_SAFE,
+                    read_preference=ReadPreference.PRIMARY,
+                )
+
+        return await self.run(whole)
+
+    async def change(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """A transaction by itself, which nobody shares. Raises as `run`."""
+        try:
+            return await self.transaction(work)
+        except Contended:
+            raise busy() from None
+
+    async def snapshot(self, work: Callable[[Session], Awaitable[T]]) -> T:
+        """Read several collections as they were at one moment. Raises as `run`."""
+
+        async def whole() -> T:
+            async with self._client.start_session(snapshot=True) as session:
+                return await work(session)
+
+        return await self.run(whole, within_s=SCAN_S)
+
+    async def examine(self, *, fix: bool) -> list[str] | None:
+        """See `schema.examine`; raises as `run`."""
+        return await self._bounded(lambda: schema.examine(self.database, fix=fix), schema.BUILD_S if fix else CALL_S)
+
+    async def aclose(self) -> None:
+        """Close the connections. Safe to call twice."""
+        self._closed = True
+        await self._client.close()
+
+    async def _open(self, within_s: float) -> None:
+        if self._closed:
+            raise Unavailable("the ledger is closed")
+        if self._opened:
+            return
+        try:
+            async with asyncio.timeout(within_s), self._opening:
+                if not self._opened:
+                    await self._bounded(lambda: schema.prepare(self.database), within_s)
+                    self._opened = True
+        except TimeoutError:
+            raise self._silent() from None
+
+    async def _bounded(self, work: Callable[[], Awaitable[T]], within_s: float) -> T:
+        try:
+            async with asyncio.timeout(within_s + _GRACE_S):
+                with pymongo.timeout(within_s):
+                    return await work()
+        except TimeoutError:
+            raise self._silent() from None
+        except PyMongoError as error:
+            raise translated(error, self.where) from None
+
+    def _silent(self) -> Unavailable:
+        return Unavailable(f"MongoDB at {self.where} does not answer", retry_after_s=RETRY_AFTER_S)
+
+
+def busy() -> Unavailable:
+    """Others write to the same documents all the time; nothing was written."""
+    return Unavailable("other processes are writing the same documents", retry_after_s=RETRY_AFTER_S)
+
+
+def place(url: str) -> str:
+    """The hosts in a URL, without the credentials before them and the options behind."""
+    authority = url.partition("://")[2].partition("/")[0].partition("?")[0]
+    return authority.rpartition("@")[2] or "an unnamed host"
