@@ -145,8 +145,10 @@ class Intake:
                 hint="use a new key for a new notification",
             )
         if taken.kind == "new":
-            self._telemetry.accepted("ledger", 1)
-            if offer.owner is not None and self._worker is not None:
+            home = taken.record.homes[0]
+            self._telemetry.accepted(home, 1)
+            # What the journal has is worked on when the ledger has it too, since every attempt is written there first.
+            if offer.owner is not None and self._worker is not None and home == "ledger":
                 self._worker.hand_over(Claim(taken.record, fence=1))
         return Accepted(taken.record, replayed=taken.kind == "same")
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, TYPE_CHECKING
 
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
 from bellbuoy.adapters.fcm import FcmProvider
-from bellbuoy.adapters.memory import CachedLedger
 from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
-from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
@@ -26,31 +22,16 @@ from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
-from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.accept import Intake, IntakeSettings
+from bellbuoy.intake.homes import Homes
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
 from bellbuoy.service.api.context import Context
+from bellbuoy.service.breakers import make_breaker
 from bellbuoy.service.keys import Keys
-from bellbuoy.service.settings import Breaker, Settings
+from bellbuoy.service.settings import Settings
+from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
-from bellbuoy.service.watch import WatchedLedger
-
-if TYPE_CHECKING:
-    from bellbuoy.adapters.mongodb import MongoLedger
-
-_PRESETS = {
-    "fcm": resilience.FCM,
-    "apns": resilience.APNS,
-    "smtp": resilience.SMTP,
-    "sms": resilience.SMS,
-}
-_BREAKER_EVENTS = {
-    "CircuitOpened": "circuit_breaker_opened",
-    "CircuitHalfOpened": "circuit_breaker_half_open",
-    "CircuitClosed": "circuit_breaker_closed",
-    "CircuitIsolated": "circuit_breaker_isolated",
-}
 
 
 @dataclass
@@ -65,16 +46,20 @@ class Parts:
     worker: Worker | None
     release: Release | None
     retention: Retention | None
+    homes: Homes | None
     context: Context
-    lock: IO[str]
-    owns_ledger: bool
+    stores: Stores
+
+    @property
+    def owns_ledger(self) -> bool:
+        """Whether no other process uses the ledger."""
+        return self.stores.alone
 
     async def aclose(self) -> None:
-        """Close providers, then the ledger, then let go of the data directory."""
+        """Close providers, then the homes, then let go of the data directory."""
         for lane in self.lanes.values():
             await lane.provider.aclose()
-        await self.ledger.aclose()
-        self.lock.close()
+        await self.stores.aclose()
 
 
 def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, working: bool) -> Parts:
@@ -90,13 +75,9 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         ConfigurationError: a file, a credential or the data directory is not usable.
         Full, Unavailable: the ledger cannot be opened.
     """
-    owns_ledger = accepting and working and settings.ledger.embedded
-    settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = _lock(settings.data.dir, exclusive=owns_ledger)
     telemetry = ServiceTelemetry()
-    home = SqliteLedger(settings.database_path, clock=clock) if settings.ledger.embedded else shared(settings, clock)
-    store = WatchedLedger(home, clock=clock)
-    ledger: Ledger = CachedLedger(store, users_max=settings.cache.users_max) if owns_ledger else store
+    stores = open_stores(settings, telemetry, clock, rng, accepting=accepting, working=working)
+    homes, ledger = stores.homes, stores.ledger
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
     }
@@ -126,25 +107,10 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     )
     keys = Keys(ledger, clock=clock)
     nudge = worker.nudge if worker is not None else _nobody
-    context = Context(intake, ledger, store, keys, lanes, telemetry, clock, nudge)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, context, lock, owns_ledger)
-
-
-def shared(settings: Settings, clock: Clock) -> MongoLedger:
-    """The ledger on a server that `[ledger] url` names; nothing is connected yet.
-
-    Raises:
-        ConfigurationError: its driver is not installed, or the URL is not valid.
-    """
-    try:
-        from bellbuoy.adapters.mongodb import MongoLedger
-    except ModuleNotFoundError as error:
-        if error.name not in ("bson", "pymongo"):
-            raise
-        raise ConfigurationError(
-            "[ledger] url names MongoDB, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
-        ) from None
-    return MongoLedger(settings.ledger.url.get_secret_value(), clock=clock)
+    if homes is not None:
+        homes.nudge = nudge
+    context = Context(intake, ledger, stores.watched, homes, keys, lanes, telemetry, clock, nudge)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, homes, context, stores)
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:
@@ -217,16 +183,8 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
 def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, clock: Clock, rng: Random) -> Lane:
     """A provider in its guard: bulkhead( breaker( timeout( send ))). Its retries are durable and so in the ledger."""
     name = provider.name
-    numbers = breaker_settings(name, getattr(settings.breakers, name))
-
-    def tell(event: object) -> None:
-        kind = _BREAKER_EVENTS.get(type(event).__name__)
-        if kind is not None:
-            telemetry.event(kind, breaker=name)
-        if kind == "circuit_breaker_opened":
-            telemetry.event("external_service_failure", service=name)
-
-    breaker = resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell)
+    breaker = make_breaker(name, settings, telemetry, clock, rng)
+    numbers = breaker.settings
     concurrency = getattr(settings.providers, name).concurrency_max
     # One provider that hangs may fill less than half of what a worker has in hand, so the others go on.
     queue_max = settings.delivery.in_hand_max * 2 // 5
@@ -250,13 +208,6 @@ def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, c
         credential_hold_s=settings.delivery.credential_hold_s,
         trial_s=numbers.recovery_timeout_s,
     )
-
-
-def breaker_settings(name: str, given: Breaker) -> resilience.BreakerSettings:
-    """The numbers of a breaker: its own by default, with what is configured in their place."""
-    preset = _PRESETS[name]
-    changed = {key: value for key, value in given.model_dump().items() if value is not None}
-    return preset.replace(**changed) if changed else preset
 
 
 def _worker(
@@ -296,20 +247,6 @@ def _worker(
         rng=rng,
         telemetry=telemetry,
     )
-
-
-def _lock(data_dir: Path, *, exclusive: bool) -> IO[str]:
-    """Hold the data directory, alone or with other processes that share it."""
-    file = (data_dir / "bellbuoy.lock").open("a")
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise ConfigurationError(
-            f"another bellbuoy uses the data directory {data_dir}",
-            hint="stop it, or give this one its own with --data-dir; `serve` wants a directory to itself",
-        ) from None
-    return file
 
 
 def _nobody() -> None:

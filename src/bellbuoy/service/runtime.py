@@ -69,6 +69,8 @@ async def run(
             if sandbox is not None:
                 tasks.append(group.create_task(sandbox.run(), name="sandbox"))
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
+            if parts.homes is not None:
+                tasks.append(group.create_task(parts.homes.run(), name="heal"))
             if parts.release is not None:
                 tasks.append(group.create_task(parts.release.run(), name="release"))
             if parts.retention is not None:
@@ -108,6 +110,8 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock) -> None:
 
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:
+    if parts.homes is not None:
+        await parts.homes.load()
     await parts.keys.load()
     written = await parts.keys.bootstrap(parts.settings.data.dir)
     if written is not None:

@@ -41,6 +41,9 @@ EVENTS: dict[str, str] = {
     "keys_not_read": "error",
     "old_records_forgotten": "info",
     "retention_failed": "error",
+    "heal_failed": "error",
+    "journal_healed": "info",
+    "idempotency_conflict": "warning",
     "request_failed": "error",
     "key_created": "info",
     "key_revoked": "info",
@@ -102,6 +105,9 @@ class ServiceTelemetry:
             "bellbuoy_oldest_pending_seconds", "Age of the oldest notification that is due.", registry=metrics
         )
         self.dead_letters = Gauge("bellbuoy_dead_letters", "Dead letters that wait.", registry=metrics)
+        self.journal_pending = Gauge(
+            "bellbuoy_journal_pending", "Notifications that only the journal has.", registry=metrics
+        )
         self.books_difference = Gauge(
             "bellbuoy_books_difference", "Accepted less all that became of it; always 0.", registry=metrics
         )

@@ -1,17 +1,25 @@
-"""Whether the ledger takes writes, known from its real work and from a probe that is made at most once a second."""
+"""The ledger inside its guard; and whether it takes writes, known from its real work and from a probe a second at most.
+
+An acceptance that takes too long is left to itself, not cancelled: nobody could tell whether it came about. When it
+does after all, its lease is given back, since whoever asked has put the notification elsewhere and works on nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Full, StoreError
+from bellbuoy.errors import ExecutionRejected, Full, StoreError, TimeoutExceeded, Unavailable
 from bellbuoy.ports.ledger import Ledger, Offer, Taken
+from bellbuoy.resilience import CircuitBreaker, Timeout
 
 FRESH_S = 1.0
 """How old a probe may be and still answer: each is an fsync, and whoever can reach the port may ask."""
+
+PROBE_S = 2.0
+"""Seconds after which a probe without an answer says that the ledger is away. It goes on; no other begins meanwhile."""
 
 REFUSAL_S = 10.0
 """How long a refused write counts when no other follows: without traffic only the probe can find out."""
@@ -25,13 +33,22 @@ class WatchedLedger:
     Args:
         ledger: what is watched.
         clock: for the age of what was seen.
+        breaker: around every acceptance: one that takes longer than `timeout_s` counts as a failure, and with the
+            breaker open none is tried. None for neither.
+        timeout_s: seconds.
     """
 
-    def __init__(self, ledger: Ledger, *, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, *, clock: Clock, breaker: CircuitBreaker | None = None, timeout_s: float = 5.0
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self.breaker = breaker
+        self._timeout = Timeout(timeout_s, clock=clock, name="ledger")
+        self._late: set[asyncio.Task[Any]] = set()
         self._refusals: dict[str, tuple[float, Full]] = {}
-        self._probing = asyncio.Lock()
+        self._probing: asyncio.Task[None] | None = None
+        self._patience = Timeout(PROBE_S, clock=clock, name="probe")
         self._probed_at = float("-inf")
         self._failure: StoreError | None = None
         self._latency_ms: float | None = None
@@ -40,15 +57,49 @@ class WatchedLedger:
         return getattr(self._ledger, name)
 
     async def accept(self, offers: Sequence[Offer]) -> list[Taken]:
-        """Put notifications in."""
+        """Put notifications in.
+
+        Raises:
+            Full: no room; nothing was written.
+            Unavailable: not confirmed in time, or not tried because it was away a moment ago.
+        """
         try:
-            taken = await self._ledger.accept(offers)
+            if self.breaker is None:
+                taken = await self._ledger.accept(offers)
+            else:
+                taken = await self.breaker.call(self._timeout.call, self._accept, offers)
         except Full as error:
             self._refusals["accept"] = (self._clock.monotonic(), error)
             raise
+        except (ExecutionRejected, TimeoutExceeded) as error:
+            retry_after_s = getattr(error, "retry_after_s", None) or FRESH_S
+            raise Unavailable("the ledger does not answer in time", retry_after_s=retry_after_s) from error
         if self._refusals:
             self._refusals.pop("accept", None)
         return taken
+
+    async def _accept(self, offers: Sequence[Offer]) -> list[Taken]:
+        asked = asyncio.ensure_future(self._ledger.accept(offers))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            self._leave(self._given_back(offers, asked))
+            raise
+
+    async def _given_back(self, offers: Sequence[Offer], asked: asyncio.Future[list[Taken]]) -> None:
+        try:
+            taken = await asked
+            for offer, one in zip(offers, taken, strict=True):
+                if one.kind == "new" and offer.owner is not None:
+                    due_at = max(self._clock.time(), offer.record.not_before or 0.0)
+                    await self._ledger.abandon(offer.record.id, 1, due_at=due_at)
+        except StoreError:
+            return  # It was not written, or its lease ends by itself once nobody renews it.
+
+    def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(rest, name="late-acceptance")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     async def save(self, *args: Any, **kwargs: Any) -> bool:
         """Write a claimed notification."""
@@ -66,14 +117,18 @@ class WatchedLedger:
 
         Raises:
             Full: it has no room, for the probe or for the last real write of its kind.
-            Unavailable: it cannot be read or written.
+            Unavailable: it cannot be read or written, or did not answer in `PROBE_S`.
         """
-        async with self._probing:
-            if self._clock.monotonic() - self._probed_at >= FRESH_S:
-                await self._probe()
-        for at, error in self._refusals.values():
+        if self._probing is None and self._clock.monotonic() - self._probed_at >= FRESH_S:
+            self._probing = asyncio.create_task(self._probe(), name="probe-ledger")
+        if self._probing is not None:
+            try:
+                await self._patience.call(asyncio.shield, self._probing)
+            except TimeoutExceeded as error:
+                raise Unavailable(f"the ledger has not answered for {PROBE_S:g} s", retry_after_s=FRESH_S) from error
+        for at, refusal in self._refusals.values():
             if self._clock.monotonic() - at < REFUSAL_S:
-                raise error
+                raise refusal
         if self._failure is not None:
             raise self._failure
         return self._latency_ms
@@ -86,4 +141,6 @@ class WatchedLedger:
             self._failure, self._latency_ms = error, None
         else:
             self._failure, self._latency_ms = None, (self._clock.monotonic() - began) * 1000
-        self._probed_at = self._clock.monotonic()
+        finally:
+            self._probing = None
+            self._probed_at = self._clock.monotonic()

@@ -53,13 +53,26 @@ async def test_many_who_ask_share_one_probe_a_second() -> None:
     await asyncio.sleep(0)
     store.gate.set()
     assert await asyncio.gather(*asking[1:]) == [0.0] * 99
-    assert store.probes == 2, "one that was cancelled, and one for all the others"
+    assert store.probes == 1, "it goes on when one of those who asked gives up"
     await clock.advance(0.9)
     await ledger.check()
-    assert store.probes == 2
+    assert store.probes == 1
     await clock.advance(0.2)
     await ledger.check()
-    assert store.probes == 3
+    assert store.probes == 2
+
+
+async def test_a_probe_without_an_answer_says_that_the_ledger_is_away() -> None:
+    ledger, store, clock = watched()
+    store.gate = asyncio.Event()
+    for _ in range(3):
+        asking = asyncio.create_task(ledger.check())
+        await clock.advance(2.1)
+        with pytest.raises(Unavailable):
+            await asking
+    assert store.probes == 1, "the one that hangs is enough"
+    store.gate.set()
+    await ledger.check()
 
 
 async def test_a_probe_that_fails_is_remembered_as_long() -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.send import Lane
 from bellbuoy.intake.accept import Intake
+from bellbuoy.intake.homes import Homes
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
@@ -30,6 +31,7 @@ class Context:
     intake: Intake
     ledger: Ledger
     watched: WatchedLedger
+    homes: Homes | None
     keys: Keys
     lanes: Mapping[str, Lane]
     telemetry: ServiceTelemetry

@@ -32,12 +32,13 @@ async def health(context: Context) -> dict[str, Any]:
     """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`."""
     dependencies: dict[str, dict[str, Any]] = {}
     issues: list[str] = []
+    breaker = str(context.watched.breaker.state) if context.watched.breaker is not None else None
     try:
         latency_ms = await context.watched.check()
         latency_ms = None if latency_ms is None else round(latency_ms, 3)
-        dependencies["ledger"] = {"status": "healthy", "latency_ms": latency_ms, "breaker": None}
+        dependencies["ledger"] = {"status": "healthy", "latency_ms": latency_ms, "breaker": breaker}
     except StoreError as error:
-        dependencies["ledger"] = {"status": "unhealthy", "latency_ms": None, "breaker": None}
+        dependencies["ledger"] = {"status": "unhealthy", "latency_ms": None, "breaker": breaker}
         issues.append("disk_full" if error.code == "store_full" else "database_down")
     for lane in context.lanes.values():
         dependencies[lane.name] = _provider(lane)
@@ -45,7 +46,10 @@ async def health(context: Context) -> dict[str, Any]:
             issues.append(f"{lane.name}_down")
     raised = list(context.telemetry.issues.values())
     issues += sorted({issue.name for issue in raised})
-    unhealthy = dependencies["ledger"]["status"] == "unhealthy"
+    if context.homes is not None and context.homes.pending():
+        issues.append("journal_pending")
+    homeless = context.homes is None or not context.homes.ready()
+    unhealthy = dependencies["ledger"]["status"] == "unhealthy" and homeless
     return {
         "status": "unhealthy" if unhealthy else "degraded" if issues else "healthy",
         "issues": issues,
@@ -67,6 +71,7 @@ async def collect(context: Context) -> None:
     telemetry = context.telemetry
     for lane in context.lanes.values():
         telemetry.breaker_state.labels(lane.name).set(_STATE_NUMBERS.get(str(lane.breaker.state), 0))
+    telemetry.journal_pending.set(context.homes.pending() if context.homes is not None else 0)
     try:
         now = context.clock.time()
         depth, oldest = await context.ledger.backlog(now=now)

@@ -25,7 +25,7 @@ def accepted(record: Record) -> dict[str, Any]:
     return {
         "id": record.id,
         "status": record.answered,
-        "homes": ["ledger"],
+        "homes": record.homes,
         "degraded": [],
         "links": {"self": f"/v1/notifications/{record.id}"},
     }

@@ -13,7 +13,7 @@ from rich.markup import escape
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.ports.provider import Provider
-from bellbuoy.service import assembly
+from bellbuoy.service import assembly, stores
 from bellbuoy.service.cli import output
 from bellbuoy.service.settings import Settings
 
@@ -76,7 +76,7 @@ def _embedded(path: Path) -> Finding:
 
 async def _shared(settings: Settings, *, fix: bool) -> Finding:
     try:
-        ledger = assembly.shared(settings, SystemClock())
+        ledger = stores.shared_ledger(settings, SystemClock())
         try:
             missing = await ledger.examine(fix=fix)
         finally:

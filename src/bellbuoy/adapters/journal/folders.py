@@ -1,0 +1,55 @@
+"""Which folder of journals is this process's own."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from bellbuoy.errors import ConfigurationError
+
+FOLDERS_MAX = 100
+
+
+def claim(root: Path) -> tuple[Path, IO[str], list[tuple[Path, IO[str]]]]:
+    """Take the first folder that no other process has, and those that ended processes left with something in them.
+
+    Args:
+        root: the folder of all journals of this data directory; made when it is not there.
+
+    Returns:
+        The folder, what holds it until it is closed, and the same for each that was left.
+
+    Raises:
+        ConfigurationError: it cannot be written, or too many processes have one.
+    """
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        free = [(root / str(n), lock) for n in range(FOLDERS_MAX) if (lock := _try(root / f"{n}.lock")) is not None]
+    except OSError as error:
+        raise ConfigurationError(
+            f"the journals in {root} cannot be opened: {error.strerror}",
+            hint="check [data] dir and the rights of the user that runs bellbuoy",
+        ) from error
+    if not free:
+        raise ConfigurationError(
+            f"{FOLDERS_MAX} processes have a journal in {root}", hint="give some of them another [data] dir"
+        )
+    (own, lock), *others = free
+    left = []
+    for folder, other in others:
+        if folder.exists():
+            left.append((folder, other))
+        else:
+            other.close()
+    return own, lock, left
+
+
+def _try(path: Path) -> IO[str] | None:
+    lock = open(path, "w", encoding="utf-8")  # noqa: SIM115  # It is held for as long as the process lives.
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock

@@ -1,0 +1,62 @@
+"""The breakers of everything that the service calls, with the numbers that are configured."""
+
+from __future__ import annotations
+
+from random import Random
+
+from bellbuoy import resilience
+from bellbuoy.clock import Clock
+from bellbuoy.errors import Full
+from bellbuoy.service.settings import Breaker, Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+_PRESETS = {
+    "fcm": resilience.FCM,
+    "apns": resilience.APNS,
+    "smtp": resilience.SMTP,
+    "sms": resilience.SMS,
+    "mongodb": resilience.MONGODB,
+    "redis": resilience.REDIS,
+    "rabbitmq": resilience.RABBITMQ,
+}
+_EVENTS = {
+    "CircuitOpened": "circuit_breaker_opened",
+    "CircuitHalfOpened": "circuit_breaker_half_open",
+    "CircuitClosed": "circuit_breaker_closed",
+    "CircuitIsolated": "circuit_breaker_isolated",
+}
+_FAILURES = {"mongodb": "database_failure", "sqlite": "database_failure", "rabbitmq": "messagequeue_failure"}
+"""What a store's failure is called in the log; that of any other dependency is an external service's."""
+
+
+def breaker_settings(name: str, given: Breaker) -> resilience.BreakerSettings:
+    """The numbers of a breaker: its own by default, with what is configured in their place."""
+    preset = _PRESETS[name]
+    changed = {key: value for key, value in given.model_dump().items() if value is not None}
+    return preset.replace(**changed) if changed else preset
+
+
+def make_breaker(
+    name: str, settings: Settings, telemetry: ServiceTelemetry, clock: Clock, rng: Random
+) -> resilience.CircuitBreaker:
+    """A breaker that tells the log of what it does.
+
+    Args:
+        name: a dependency's; `sqlite`, which no configuration names, has the numbers of `mongodb`.
+    """
+    numbered = "mongodb" if name == "sqlite" else name
+    numbers = breaker_settings(numbered, getattr(settings.breakers, numbered))
+
+    def tell(event: object) -> None:
+        kind = _EVENTS.get(type(event).__name__)
+        if kind is not None:
+            telemetry.event(kind, breaker=name)
+        if kind == "circuit_breaker_opened":
+            telemetry.event(_FAILURES.get(name, "external_service_failure"), service=name)
+
+    return resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell, classifier=_judge)
+
+
+def _judge(outcome: object) -> resilience.Verdict:
+    """A store that says that it is full is there and answers at once; all else is judged as anywhere."""
+    return resilience.Verdict.OK if isinstance(outcome, Full) else resilience.classify(outcome)

@@ -1,0 +1,121 @@
+"""Where notifications are kept: the ledger, the queue, the journal, as they are configured."""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import IO, TYPE_CHECKING
+
+from bellbuoy.adapters.journal import FileJournal, claim_folder
+from bellbuoy.adapters.memory import CachedLedger
+from bellbuoy.adapters.sqlite import SqliteLedger
+from bellbuoy.clock import Clock
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.intake.homes import Homes, HomesSettings
+from bellbuoy.ports.ledger import Ledger
+from bellbuoy.service.breakers import make_breaker
+from bellbuoy.service.settings import Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
+from bellbuoy.service.watch import WatchedLedger
+
+if TYPE_CHECKING:
+    from bellbuoy.adapters.mongodb import MongoLedger
+
+
+@dataclass
+class Stores:
+    """What a process keeps notifications in.
+
+    `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `homes` is None where
+    nothing is accepted. `alone`: no other process uses the ledger.
+    """
+
+    ledger: Ledger
+    watched: WatchedLedger
+    homes: Homes | None
+    alone: bool
+    locks: list[IO[str]]
+
+    async def aclose(self) -> None:
+        """Close the homes, then let go of the data directory."""
+        await self.ledger.aclose()
+        for lock in self.locks:
+            lock.close()
+
+
+def open_stores(
+    settings: Settings,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+    *,
+    accepting: bool,
+    working: bool,
+) -> Stores:
+    """Open what is configured; a server is not connected to yet.
+
+    Raises:
+        ConfigurationError: the data directory is not usable, or a driver is not installed.
+        Full, Unavailable: the embedded ledger cannot be opened.
+    """
+    embedded = settings.ledger.embedded
+    alone = accepting and working and embedded
+    settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    locks = [_lock(settings.data.dir, exclusive=alone)]
+    breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)
+    store = SqliteLedger(settings.database_path, clock=clock) if embedded else shared_ledger(settings, clock)
+    watched = WatchedLedger(store, clock=clock, breaker=breaker, timeout_s=breaker.settings.timeout_s)
+    homes = _homes(settings, watched, locks, telemetry, clock) if accepting else None
+    ledger: Ledger = homes or watched
+    if alone:
+        ledger = CachedLedger(ledger, users_max=settings.cache.users_max)
+    return Stores(ledger, watched, homes, alone, locks)
+
+
+def shared_ledger(settings: Settings, clock: Clock) -> MongoLedger:
+    """The ledger on a server that `[ledger] url` names; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: its driver is not installed, or the URL is not valid.
+    """
+    try:
+        from bellbuoy.adapters.mongodb import MongoLedger
+    except ModuleNotFoundError as error:
+        if error.name not in ("bson", "pymongo"):
+            raise
+        raise ConfigurationError(
+            "[ledger] url names MongoDB, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
+        ) from None
+    return MongoLedger(settings.ledger.url.get_secret_value(), clock=clock)
+
+
+def _homes(
+    settings: Settings, ledger: Ledger, locks: list[IO[str]], telemetry: ServiceTelemetry, clock: Clock
+) -> Homes:
+    """The ledger with this process's own journal behind it, and what ended processes left in theirs."""
+    folder, lock, left = claim_folder(settings.data.dir / "journal")
+    locks += [lock, *(other for _, other in left)]
+    return Homes(
+        ledger,
+        FileJournal(folder),
+        left=[FileJournal(other) for other, _ in left],
+        settings=HomesSettings(),
+        clock=clock,
+        telemetry=telemetry,
+    )
+
+
+def _lock(data_dir: Path, *, exclusive: bool) -> IO[str]:
+    """Hold the data directory, alone or with other processes that share it."""
+    file = (data_dir / "bellbuoy.lock").open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ConfigurationError(
+            f"another bellbuoy uses the data directory {data_dir}",
+            hint="stop it, or give this one its own with --data-dir; `serve` wants a directory to itself",
+        ) from None
+    return file
