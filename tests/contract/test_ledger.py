@@ -22,7 +22,7 @@ from bellbuoy.model.delivery import Delivery, Receipt, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import ApiKey, Tombstone
 from bellbuoy.model.recipient import Device, RegisteredDevice, User
-from bellbuoy.ports.ledger import Claim, Ledger, Offer
+from bellbuoy.ports.ledger import QUEUED, Account, Claim, Ledger, Offer
 
 NOW = 1_800_000_000.0
 REQUEST = msgspec.convert({"recipient": {"user_id": "u"}, "content": {"title": "t"}}, Request)
@@ -606,3 +606,89 @@ async def test_it_is_all_there_after_opening_again(home: Home) -> None:
     assert (await second.get("a")).id == "a"
     assert await second.backlog(now=NOW) == (1, NOW)
     await second.aclose()
+
+
+async def test_what_the_queue_brings_is_leased_to_one_who_asks(ledger: Ledger) -> None:
+    await accept(ledger, "queued", owner=QUEUED, due_at=NOW + 30)
+    await accept(ledger, "mine", owner="other", due_at=NOW + 30)
+    await accept(ledger, "later", due_at=NOW + 30)
+    await accept(ledger, "due")
+    offers = [offer(i) for i in ("queued", "mine", "later", "due", "missing")]
+    claims = await ledger.take_over("w", offers, now=NOW, lease_s=60)
+    assert [one.record.id if one else None for one in claims] == ["queued", None, None, "due", "missing"]
+    assert await ledger.take_over("x", offers, now=NOW, lease_s=60) == [None] * 5
+    for one in claims:
+        if one is not None:
+            await save(ledger, one)
+    assert (await ledger.books()).accepted == 5
+    assert {one.record.id for one in await claim(ledger, now=NOW + 100)} == {"later", "mine"}
+    assert (await ledger.books()).difference == 0
+
+
+async def test_many_who_are_brought_the_same_get_it_once(ledger: Ledger) -> None:
+    await accept(ledger, "a", owner=QUEUED, due_at=NOW + 30)
+    offers = [offer("a"), offer("b")]
+    results = await asyncio.gather(*(ledger.take_over(f"w{n}", offers, now=NOW, lease_s=60) for n in range(10)))
+    for at in range(2):
+        assert sum(1 for claims in results if claims[at] is not None) == 1
+
+
+async def test_what_the_queue_does_not_bring_in_time_is_claimed(ledger: Ledger) -> None:
+    await accept(ledger, "a", owner=QUEUED, due_at=NOW + 30)
+    assert await claim(ledger) == []
+    (one,) = await claim(ledger, now=NOW + 30)
+    assert one.record.id == "a"
+    assert await ledger.take_over("w", [offer("a")], now=NOW + 31, lease_s=60) == [None]
+
+
+def done_elsewhere(record: Record, *, at: float = NOW) -> Account:
+    """The account of a worker that delivered while the ledger was away."""
+    delivery = Delivery(f"d-{record.id}", 0, "sms", "sms", "+15551234567", due_at=NOW)
+    record.chain = ("sms",)
+    record.deliveries.append(delivery)
+    transitions.start(delivery, at)
+    transitions.delivered(record, delivery, Receipt(201), at, 5.0)
+    return Account(record, b"h", transitions.due_at(record))
+
+
+async def test_what_was_done_while_it_was_away_is_taken_in_once(ledger: Ledger) -> None:
+    await accept(ledger, "there", owner=QUEUED, due_at=NOW + 30)
+    accounts = [done_elsewhere(offer(i).record) for i in ("there", "missing")]
+    for _ in range(2):
+        await ledger.absorb(accounts, now=NOW)
+    for one in ("there", "missing"):
+        record = await ledger.get(one)
+        assert (record.status, len(record.deliveries[0].attempts)) == ("delivered", 1)
+    books = await ledger.books()
+    assert (books.accepted, books.delivered, books.difference, books.possible_duplicates) == (2, 2, 0, 0)
+    assert await claim(ledger, now=NOW + 10_000) == []
+
+
+async def test_what_was_done_twice_because_nobody_knew_is_counted(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    twice = done_elsewhere(one.record, at=NOW + 5)
+    await save(ledger, one)
+    await ledger.absorb([done_elsewhere(offer("a").record)], now=NOW + 6)
+    books = await ledger.books()
+    assert (books.delivered, books.difference, books.possible_duplicates) == (1, 0, 1)
+    assert len((await ledger.get("a")).deliveries[0].attempts) == 2
+    assert twice.record.status == "delivered"
+
+
+async def test_an_attempt_under_way_elsewhere_comes_due_when_it_must_have_ended(ledger: Ledger) -> None:
+    record = offer("a").record
+    record.chain = ("sms",)
+    record.deliveries.append(Delivery("d-a", 0, "sms", "sms", "+15551234567", due_at=NOW))
+    transitions.start(record.deliveries[0], NOW)
+    await ledger.absorb([Account(record, b"h", NOW + 60)], now=NOW)
+    assert await claim(ledger, now=NOW + 59) == []
+    assert len(await claim(ledger, now=NOW + 60)) == 1
+
+
+async def test_whoever_works_on_what_is_taken_in_loses_its_lease(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    await ledger.absorb([done_elsewhere(offer("a").record)], now=NOW)
+    with pytest.raises(LeaseLost):
+        await save(ledger, one)

@@ -196,14 +196,14 @@ class Record(Struct, omit_defaults=True):
     def last_at(self) -> float:
         """The epoch second of the last thing that became of it."""
         noted = (entry.at for entry in self.timeline[-1:])
-        return max(self.accepted_at, *noted, *(d.attempts[-1].started_at for d in self.deliveries if d.attempts))
+        return max([self.accepted_at, *noted, *(d.attempts[-1].started_at for d in self.deliveries if d.attempts)])
 
     @property
     def possible_duplicates(self) -> int:
-        """Attempts made although an earlier one of the same delivery may have been delivered."""
+        """Attempts made although an earlier one of the same delivery was delivered, or may have been."""
         count = 0
         for delivery in self.deliveries:
-            doubt = next((a.n for a in delivery.attempts if a.outcome == "uncertain"), None)
+            doubt = next((a.n for a in delivery.attempts if a.outcome in ("uncertain", "delivered")), None)
             if doubt is not None:
                 count += delivery.tries - doubt
         return count

@@ -65,7 +65,7 @@ def hold(record: Record, delivery: Delivery, now: float, wait_s: float, why: str
     One that was to be sent now or never has missed its moment and expires.
     """
     if record.once:
-        _end(delivery, "expired")
+        end(delivery, "expired")
         record.note(now, "expired", f"{delivery.provider}: {why}, and it was to be sent now or never")
         return
     if delivery.held != why:
@@ -87,14 +87,14 @@ def delivered(record: Record, delivery: Delivery, receipt: Receipt, now: float, 
     attempt.latency_ms = latency_ms
     attempt.provider_status = receipt.provider_status
     attempt.provider_message_id = receipt.message_id
-    _end(delivery, "delivered")
+    end(delivery, "delivered")
     if record.status != "delivered":
         record.status = "delivered"
         record.code = None
         record.note(now, "delivered", f"{delivery.provider} accepted it")
     for other in record.deliveries:
         if other.step != delivery.step and other.status in ("pending", "retrying"):
-            _end(other, "cancelled")
+            end(other, "cancelled")
 
 
 def fail(record: Record, delivery: Delivery, now: float, *, exhausted: bool, why: str) -> None:
@@ -102,21 +102,21 @@ def fail(record: Record, delivery: Delivery, now: float, *, exhausted: bool, why
     if _doubted(delivery):
         leave_uncertain(record, delivery, now, f"{why}, and an earlier attempt may have been delivered")
         return
-    _end(delivery, "failed")
+    end(delivery, "failed")
     delivery.exhausted = exhausted
     record.note(now, "exhausted" if exhausted else "delivery_failed", f"{delivery.provider}: {why}")
 
 
 def leave_uncertain(record: Record, delivery: Delivery, now: float, why: str) -> None:
     """Whether it was delivered is not known, and nobody will try again."""
-    _end(delivery, "uncertain")
+    end(delivery, "uncertain")
     record.note(now, "uncertain", f"{delivery.provider}: {why}")
 
 
 def retry(record: Record, delivery: Delivery, now: float, wait_s: float, why: str, *, held: str | None) -> None:
     """Try again in `wait_s` seconds; `held` names what is wrong with the provider, None when nothing is."""
     if record.once:
-        _end(delivery, "expired")
+        end(delivery, "expired")
         record.note(now, "expired", f"{delivery.provider}: {why}, and it was to be sent now or never")
         return
     delivery.status = "retrying"
@@ -134,7 +134,7 @@ def finish_open(record: Record, now: float, status: Literal["cancelled", "expire
     """End what waits and enter no further channel; what is being sent ends by itself and then concludes the record."""
     for delivery in record.deliveries:
         if delivery.status in ("pending", "retrying"):
-            _end(delivery, "uncertain" if status == "expired" and _doubted(delivery) else status)
+            end(delivery, "uncertain" if status == "expired" and _doubted(delivery) else status)
     if record.final:
         return
     record.note(now, status, why)
@@ -150,7 +150,7 @@ def suppress(record: Record, now: float, why: str) -> None:
     """The recipient wants none of this: end what waits and enter no further channel."""
     for delivery in record.deliveries:
         if delivery.status in ("pending", "retrying"):
-            _end(delivery, "uncertain" if _doubted(delivery) else "cancelled")
+            end(delivery, "uncertain" if _doubted(delivery) else "cancelled")
     record.note(now, "suppressed", why)
     if record.final:
         return
@@ -275,7 +275,8 @@ def _doubted(delivery: Delivery) -> bool:
     return any(attempt.outcome == "uncertain" for attempt in delivery.attempts)
 
 
-def _end(delivery: Delivery, status: DeliveryStatus) -> None:
+def end(delivery: Delivery, status: DeliveryStatus) -> None:
+    """Nothing more becomes of it."""
     delivery.status = status
     delivery.due_at = None
     delivery.held = None

@@ -19,6 +19,9 @@ from bellbuoy.model.recipient import Device, User
 Verdict = tuple[str, str]
 """A notification's id, and that of its delivery whose endpoint was called gone."""
 
+QUEUED = "queue"
+"""Who has the lease on a notification that the queue brings to a worker: it ends when the queue does not in time."""
+
 SKIPPED_MAX = 1_000
 """Dead letters that one replay lists as skipped, besides those that were asked for by their ids."""
 
@@ -53,6 +56,18 @@ class Claim(Struct, frozen=True):
 
     record: Record
     fence: int
+
+
+class Account(Struct, frozen=True):
+    """What became of a notification while the ledger was away.
+
+    `body_hash` as in `Offer`, empty when it is not known. `due_at` is the epoch second at which it needs a worker
+    again, None when it needs none.
+    """
+
+    record: Record
+    body_hash: bytes
+    due_at: float | None
 
 
 class Page(Struct, frozen=True):
@@ -100,6 +115,28 @@ class NotificationLedger(Protocol):
 
     async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
         """Lease at most `limit` due notifications to `owner`, high priority first, then the longest due."""
+        ...
+
+    async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
+        """Lease these notifications to `owner`, the missing ones after putting them in, as durably as `accept` does.
+
+        Returns:
+            For each, in order: the claim; None where there is nothing to do: somebody works on it, or it is over, or
+            not due yet. `QUEUED` is nobody.
+
+        Raises:
+            Full, Unavailable: as `accept`.
+        """
+        ...
+
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
+        """Take in what was done about notifications while the ledger was away; whoever works on one loses its lease.
+
+        Doing it again changes nothing.
+
+        Raises:
+            Full, Unavailable: some may have been taken in, so give all of them again.
+        """
         ...
 
     async def save(

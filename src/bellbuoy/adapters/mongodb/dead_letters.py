@@ -187,7 +187,10 @@ class DeadLetters(Notifications):
             if why is not None or dry_run:
                 return why
             transitions.revive(record, next(d for d in record.deliveries if d.id == letter_id), now, due_at)
-            update = {**changed(record, token=self._db.stamp()), **_taken_off([letter_id])}
+            update = {
+                **changed(record, token=self._db.stamp()),
+                **_taken_off([letter_id]),
+            }
             if all(one["id"] == letter_id for one in found.get("letters", [])):
                 # Nobody can add one before this write, since that would give the record another version.
                 update["$unset"] |= {"letters": "", "buried_at": ""}

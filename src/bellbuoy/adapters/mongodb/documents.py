@@ -13,6 +13,7 @@ from bellbuoy.errors import Invalid
 from bellbuoy.model import transitions
 from bellbuoy.model.dead_letters import letters_of, redeemed
 from bellbuoy.model.delivery import ProviderName, Record
+from bellbuoy.model.merge import due_after
 from bellbuoy.model.notification import URGENCY
 from bellbuoy.ports.ledger import Offer
 
@@ -70,11 +71,13 @@ def written(
     return split(values)
 
 
-def changed(record: Record, *, token: str) -> dict[str, Document]:
-    """The update for a record that somebody else than its worker has changed: any claim on it is void."""
-    update = written(
-        record, due_at=transitions.due_at(record), held=transitions.held_for(record), token=token, release=False
-    )
+def changed(record: Record, *, token: str, busy_until: float | None = None) -> dict[str, Document]:
+    """The update for a record that somebody else than its worker has changed: any claim on it is void.
+
+    An attempt that is under way all the same must have ended at the epoch second `busy_until`.
+    """
+    due_at = due_after(record, busy_until)
+    update = written(record, due_at=due_at, held=transitions.held_for(record), token=token, release=False)
     update["$unset"] |= NO_LEASE
     return {**update, "$inc": {"fence": 1}}
 

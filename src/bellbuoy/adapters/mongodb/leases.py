@@ -6,12 +6,21 @@ Of several workers that found the same only one can lease it, since the server c
 
 from __future__ import annotations
 
-from bellbuoy.adapters.mongodb.database import Document
-from bellbuoy.adapters.mongodb.documents import NO_LEASE, UNLEASED, decode
-from bellbuoy.adapters.mongodb.notifications import Notifications
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from bellbuoy.adapters.mongodb.database import Document, busy
+from bellbuoy.adapters.mongodb.documents import NO_LEASE, UNLEASED, changed, decode
+from bellbuoy.adapters.mongodb.notifications import SEEN, TRIES_MAX, Notifications
 from bellbuoy.model.delivery import ProviderName
+from bellbuoy.model.merge import merge
 from bellbuoy.model.notification import URGENCY
-from bellbuoy.ports.ledger import Claim
+from bellbuoy.ports.ledger import QUEUED, Account, Claim, Offer
+
+ABSORBED_AT_ONCE = 16
+"""Accounts that are taken in at the same time."""
 
 ROUNDS_MAX = 20
 """How often a claim looks again because others were faster; it then returns what it has."""
@@ -28,6 +37,47 @@ class Leases(Notifications):
             # Leased to us, perhaps, and nobody here knows of what: it must not be renewed.
             self._doubtful_claims.append(token)
             raise
+
+    async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
+        leased = [msgspec.structs.replace(one, owner=owner, due_at=now + lease_s) for one in offers]
+        taken = await self.accept(leased)
+        found: dict[str, Claim] = {}
+        there = [one.record.id for one in taken if one.kind != "new"]
+        if there:
+            token = self._db.stamp()
+            try:
+                found = await self._db.run(lambda: self._lease(there, owner, token, now, now + lease_s))
+            except BaseException:
+                self._doubtful_claims.append(token)
+                raise
+        return [Claim(one.record, 1) if one.kind == "new" else found.get(one.record.id) for one in taken]
+
+    async def _lease(self, ids: list[str], owner: str, token: str, now: float, until: float) -> dict[str, Claim]:
+        free = [{"owner": QUEUED, "due_at": {"$exists": True}}, {"due_at": {"$lte": now}}]
+        lease = {"$set": {"owner": owner, "claim": token, "due_at": until}, "$inc": {"fence": 1}}
+        await self._db.notifications.update_many({"_id": {"$in": ids}, "$or": free}, lease)
+        find = self._db.notifications.find({"_id": {"$in": ids}, "claim": token}, {"fence": 1, "record": 1})
+        return {one["_id"]: Claim(decode(one["record"]), one["fence"]) async for one in find}
+
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
+        await self.accept([Offer(one.record, one.body_hash, one.due_at or now) for one in accounts])
+        places = asyncio.Semaphore(ABSORBED_AT_ONCE)
+
+        async def absorb(account: Account) -> None:
+            async with places:
+                await self._db.run(lambda: self._absorb(account, now))
+
+        await asyncio.gather(*(absorb(account) for account in accounts))
+
+    async def _absorb(self, account: Account, now: float) -> None:
+        for _ in range(TRIES_MAX):
+            found = await self._db.notifications.find_one({"_id": account.record.id}, SEEN)
+            if found is None:
+                return  # Forgotten meanwhile, since it was over and old.
+            record = merge(decode(found["record"]), account.record, now)
+            if await self._changed(found, changed(record, token=self._db.stamp(), busy_until=account.due_at)):
+                return
+        raise busy()
 
     async def _claim(self, owner: str, token: str, now: float, until: float, limit: int) -> list[Claim]:
         lease = {"$set": {"owner": owner, "claim": token, "due_at": until}, "$inc": {"fence": 1}}

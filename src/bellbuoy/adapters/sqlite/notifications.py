@@ -14,9 +14,10 @@ from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.dead_letters import letters_of, redeemed
 from bellbuoy.model.delivery import PROVIDERS, NotificationStatus, ProviderName, Record
+from bellbuoy.model.merge import SENT_TWICE, due_after, merge
 from bellbuoy.model.notification import URGENCY
 from bellbuoy.model.operation import Books
-from bellbuoy.ports.ledger import Claim, Offer, Page, Taken
+from bellbuoy.ports.ledger import QUEUED, Account, Claim, Offer, Page, Taken
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Record).decode
@@ -104,6 +105,24 @@ class Notifications:
             return found
 
         return [Claim(decode(record), fence) for fence, record in await self._db.write(take)]
+
+    async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
+        def take(connection: Connection) -> list[Claim | None]:
+            leased = [msgspec.structs.replace(one, owner=owner, due_at=now + lease_s) for one in offers]
+            (taken,) = _accept(connection, [leased])
+            return [
+                Claim(one.record, 1) if one.kind == "new" else _lease(connection, one.record.id, owner, now, lease_s)
+                for one in taken
+            ]
+
+        return await self._db.write(take)
+
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
+        def take(connection: Connection) -> None:
+            for one in accounts:
+                _absorb(connection, one, now)
+
+        await self._db.write(take)
 
     async def save(
         self,
@@ -240,6 +259,31 @@ def _accept(connection: Connection, groups: Sequence[Sequence[Offer]]) -> list[l
     return results
 
 
+def _lease(connection: Connection, notification_id: str, owner: str, now: float, lease_s: float) -> Claim | None:
+    row = connection.execute(
+        """UPDATE notifications SET owner = ?1, fence = fence + 1, due_at = ?2
+           WHERE id = ?3 AND due_at IS NOT NULL AND (owner = ?4 OR due_at <= ?5) RETURNING fence, record""",
+        (owner, now + lease_s, notification_id, QUEUED, now),
+    ).fetchall()
+    return Claim(decode(row[0][1]), row[0][0]) if row else None
+
+
+def _absorb(connection: Connection, account: Account, now: float) -> None:
+    there = connection.execute("SELECT record FROM notifications WHERE id = ?", (account.record.id,)).fetchall()
+    if not there:
+        _accept(connection, [[Offer(account.record, account.body_hash, account.due_at or now)]])
+    record = merge(decode(there[0][0]), account.record, now) if there else account.record
+    due_at = due_after(record, account.due_at)
+    connection.execute(
+        """UPDATE notifications SET status = ?, record = ?, due_at = ?, held = ?, owner = NULL, fence = fence + 1
+           WHERE id = ?""",
+        (record.status, encode(record), due_at, held_column(transitions.held_for(record)), record.id),
+    )
+    if redeemed(record):
+        connection.execute("DELETE FROM dead_letters WHERE notification_id = ?", (record.id,))
+    _bury(connection, [record])
+
+
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, tuple[bytes, Record]]:
     known: dict[str, tuple[bytes, Record]] = {}
     for size, bindings in chunks([(one,) for one in ids]):
@@ -357,8 +401,9 @@ def _books(connection: Connection, tenant: str | None) -> Books:
         unknown = connection.execute(lonely.format("notifications", "accepted"), (tenant, _LISTED_MAX)).fetchall()
         doubted = connection.execute(
             f"""SELECT record FROM notifications WHERE {mine}
-                  AND instr(record, CAST('"outcome":"uncertain"' AS BLOB)) > 0""",
-            (tenant,),
+                  AND (instr(record, CAST('"outcome":"uncertain"' AS BLOB)) > 0
+                    OR instr(record, CAST(?2 AS BLOB)) > 0)""",
+            (tenant, f'"event":"{SENT_TWICE}"'),
         )
         duplicates = sum(decode(row[0]).possible_duplicates for row in doubted)
     finally:
