@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from bellbuoy.errors import Unavailable
 from bellbuoy.model.operation import Tombstone
 from bellbuoy.model.recipient import Device, User
 from bellbuoy.ports.ledger import Ledger
@@ -94,3 +95,37 @@ class CachedLedger:
         self._changes += 1
         for key in keys:
             self._users.pop(key, None)
+
+
+class RememberedUsers:
+    """A ledger whose recipients are remembered for the time in which it is away; everything else passes through.
+
+    It is asked every time, so what is remembered is never used while the ledger answers.
+
+    Args:
+        ledger: where the recipients are kept.
+        users_max: how many to remember; the one not asked for longest makes room.
+    """
+
+    def __init__(self, ledger: Ledger, *, users_max: int) -> None:
+        self._ledger = ledger
+        self._users_max = users_max
+        self._users: OrderedDict[tuple[str, str], User | None] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def user(self, tenant: str, user_id: str) -> User | None:
+        """The user as the ledger has it, or as it last had it when it does not answer. Raises Unavailable."""
+        key = (tenant, user_id)
+        try:
+            user = await self._ledger.user(tenant, user_id)
+        except Unavailable:
+            if key not in self._users:
+                raise
+            return self._users[key]
+        self._users[key] = user
+        self._users.move_to_end(key)
+        if len(self._users) > self._users_max:
+            self._users.popitem(last=False)
+        return user

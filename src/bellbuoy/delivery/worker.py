@@ -7,8 +7,9 @@ worker claims it. Attempts are written down before they are made and outcomes be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from random import Random
+from typing import Any
 
 from msgspec import Struct
 
@@ -91,7 +92,8 @@ class Worker:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[bool]] = set()
+        self._tended: set[asyncio.Task[None]] = set()
         self._orphans: dict[str, int] = {}  # Claims that failed in our hands, by notification, with their fence.
         self._wake = asyncio.Event()
         self._stopping = False
@@ -108,13 +110,25 @@ class Worker:
         """For how many seconds a notification is leased to this worker when it is handed over."""
         return self._settings.lease_s
 
-    def hand_over(self, claim: Claim) -> None:
-        """Take a notification that was accepted with a lease for this worker; it need not be claimed again."""
+    def hand_over(self, claim: Claim) -> asyncio.Task[bool] | None:
+        """Take a notification that was accepted with a lease for this worker; it need not be claimed again.
+
+        Returns:
+            The task that works on it, which ends with whether what became of it is written down; None when the worker
+            is stopping: the notification stays leased until the lease is handed back.
+        """
         if self._stopping:
-            return  # It stays leased to us until the lease is handed back.
+            return None
         task = asyncio.create_task(self._work(claim), name=claim.record.id)
         self._running.add(task)
         task.add_done_callback(self._done)
+        return task
+
+    def look_after(self, rest: Coroutine[Any, Any, None]) -> None:
+        """Run what remains to be done about a notification; it is waited for before the worker stops."""
+        task = asyncio.create_task(rest, name="worker-rest")
+        self._tended.add(task)
+        task.add_done_callback(self._tended.discard)
 
     # Running.
 
@@ -134,7 +148,7 @@ class Worker:
             await self._drain()
         finally:
             renewing.cancel()
-            for task in self._running:
+            for task in (*self._running, *self._tended):
                 task.cancel()
 
     def stop(self) -> None:
@@ -191,9 +205,9 @@ class Worker:
 
     async def _drain(self) -> None:
         """Give back what has not begun, let what has begun end."""
-        if self._running:
+        if self._running or self._tended:
             sleeper = asyncio.ensure_future(self._clock.sleep(self._settings.drain_s))
-            ending = asyncio.ensure_future(asyncio.wait(self._running))
+            ending = asyncio.ensure_future(asyncio.wait({*self._running, *self._tended}))
             await asyncio.wait((sleeper, ending), return_when=asyncio.FIRST_COMPLETED)
             sleeper.cancel()
             ending.cancel()
@@ -202,16 +216,17 @@ class Worker:
         except (Full, Unavailable) as error:
             self._telemetry.event("hand_back_failed", code=error.code)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[bool]) -> None:
         self._running.discard(task)
         if self._more and len(self._running) <= self._settings.in_hand_max // 2:
             self._wake.set()
 
     # One notification.
 
-    async def _work(self, claim: Claim) -> None:
+    async def _work(self, claim: Claim) -> bool:
         try:
             await self._work_out(claim.record, claim.fence)
+            return True
         except LeaseLost:
             self._telemetry.event("lease_lost", notification_id=claim.record.id)
             self._orphans[claim.record.id] = claim.fence
@@ -219,6 +234,7 @@ class Worker:
             # A store that failed, or a defect of ours: it must not stop the others, and this one must come back.
             self._telemetry.event("worker_error", notification_id=claim.record.id, error=repr(error))
             self._orphans[claim.record.id] = claim.fence
+        return False
 
     async def _work_out(self, record: Record, fence: int) -> None:
         """Bring one notification as far as it goes now, then give it back with the time it is due next."""

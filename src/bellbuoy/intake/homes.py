@@ -1,13 +1,17 @@
-"""The homes of a notification: the ledger, and the journal when the ledger cannot take it.
+"""The homes of a notification: the ledger and the queue, either of which is enough, and the journal behind both.
 
-What only the journal has is found by its id as if the ledger had it, and goes to the ledger, in the order in which it
-came, as soon as the ledger takes writes again. Putting it there twice is harmless: the id is the same.
+Ledger and queue are asked at the same time and the first that confirms answers the client. What the queue missed the
+ledger makes due; what the ledger missed comes to it with the queue's message, or from the journal. Putting a
+notification anywhere twice is harmless: the id is the same.
+
+On one machine the ledger and the queue are one file, so there is no queue here and the journal is the only other home.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -15,48 +19,45 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Full, NotFound, StoreError, Unavailable, code_of
+from bellbuoy.intake.kept import Accepted, Entry, Kept
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import Issue
-from bellbuoy.ports.journal import Journal
-from bellbuoy.ports.ledger import Ledger, Offer, Taken
+from bellbuoy.ports.ledger import QUEUED, Account, Claim, Ledger, Offer, Taken
 from bellbuoy.ports.operations import Telemetry
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Offer]).decode
+from bellbuoy.ports.queue import LANE_OF, Message, Queue
 
 
 class HomesSettings(Struct, frozen=True):
-    """The bounds of the journal as a home.
+    """How the homes work together.
 
     Args:
-        kept_max: notifications that only the journal may have; they are in memory too, to be found.
-        journal_s_max: seconds in which the journal must have written an entry.
-        batch: entries that go to the ledger at a time.
-        pause_s: seconds between two batches, so that a ledger that is back is not pressed.
-        wait_s: seconds until the next try when the ledger takes nothing.
+        grace_s: seconds that the queue has to bring a notification to a worker before the ledger makes it due.
+        patience_s_max: longest wait, in seconds, for what the ledger says of an Idempotency-Key once the queue has
+            confirmed; it is twice what the ledger usually takes, so that one that hangs is not waited for.
+        remembered_max: notifications that only the queue confirmed and that are remembered here, to be found.
+        batch: entries of the journal that are given to another home at a time.
+        pause_s: seconds between two batches, so that a home that is back is not pressed.
+        wait_s: seconds until the next try when nothing takes what the journal has.
+        settle_s_max: seconds after which a ledger that is back is worked from although nobody can say whether all that
+            was done meanwhile has come to it.
     """
 
-    kept_max: int = 100_000
-    journal_s_max: float = 5.0
+    grace_s: float = 30.0
+    patience_s_max: float = 0.25
+    remembered_max: int = 100_000
     batch: int = 200
     pause_s: float = 0.05
     wait_s: float = 1.0
-
-
-class _Kept(Struct):
-    """A notification that only the journal has. `safe` ends with the number of its entry, or with why it has none."""
-
-    offer: Offer
-    safe: asyncio.Future[int]
+    settle_s_max: float = 15.0
 
 
 class Homes:
-    """A ledger with a journal behind it; what it does not do itself passes through to the ledger.
+    """A ledger with a queue beside it and a journal behind it; what it does not do itself passes through to the ledger.
 
     Args:
-        ledger: the first home; it refuses with Unavailable what it does not take in time.
-        journal: the last one.
-        left: journals that ended processes left; what is in them goes into this one's.
+        ledger: refuses with Unavailable what it does not take in time.
+        kept: the journal.
+        queue: None where the ledger is the queue too.
         settings: the bounds.
         clock: for waiting.
         telemetry: is told of what happens.
@@ -65,193 +66,366 @@ class Homes:
     def __init__(
         self,
         ledger: Ledger,
-        journal: Journal,
+        kept: Kept,
         *,
-        left: Sequence[Journal] = (),
+        queue: Queue | None = None,
         settings: HomesSettings,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         self._ledger = ledger
-        self._journal = journal
-        self._left = left
-        self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
+        self._queue = queue
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
-        self._kept: dict[str, _Kept] = {}
-        self._refused = False  # Whether the journal refused the last entry.
-        self._wake = asyncio.Event()
-        # Looked up for every notification, so found at once.
-        self.save, self.claim = ledger.save, ledger.claim
+        self.kept = kept
+        self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
+        self._usual_s = 0.0  # What the ledger takes to confirm, smoothed.
+        self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What only the queue is known to have.
+        self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
+        self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
+        self._left: set[asyncio.Task[None]] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
+    # Accepting and finding.
+
     async def accept(self, offers: Sequence[Offer]) -> list[Taken]:
-        """Put notifications into the ledger, or into the journal; when this returns they are durable.
+        """Put notifications into their homes; when this returns each is durable in one of them at least.
 
         Raises:
-            Full, Unavailable: neither could take them; nothing was confirmed.
+            Full, Unavailable: no home could take them; nothing was confirmed.
         """
-        if not self._kept:
+        if not self.kept and not self._remembered:
             return await self._take(offers)
-        fresh = [offer for offer in offers if offer.record.id not in self._kept]
+        known = [offer.record.id in self.kept or offer.record.id in self._remembered for offer in offers]
+        fresh = [offer for offer, there in zip(offers, known, strict=True) if not there]
         taken = iter(await self._take(fresh) if fresh else [])
-        ids = {offer.record.id for offer in fresh}
-        return [next(taken) if offer.record.id in ids else await self._again(offer) for offer in offers]
+        return [await self._again(offer) if there else next(taken) for offer, there in zip(offers, known, strict=True)]
 
     async def get(self, notification_id: str, tenant: str | None = None) -> Record:
-        """The record, wherever it is. Raises NotFound."""
-        kept = self._kept.get(notification_id)
-        if kept is None or not kept.safe.done():
-            return await self._ledger.get(notification_id, tenant)
-        if tenant is not None and kept.offer.record.tenant != tenant:
-            raise NotFound(f"there is no notification {notification_id}")
-        return kept.offer.record
-
-    async def load(self) -> None:
-        """Find again what an earlier process left; before anything else.
+        """The record, wherever it is.
 
         Raises:
-            Full: there is no room to bring what others left into this journal; theirs are as they were.
+            NotFound: there is none.
+            Unavailable: the ledger is away, and this process does not know whether there is one.
         """
-        for journal in self._left:
-            while entries := await journal.read(limit=self._settings.batch):
-                await asyncio.gather(*(self._journal.append(entry.data) for entry in entries))
-                await journal.take_off(entries[-1].number)
-            await journal.aclose()
-        for entry in await self._journal.read(limit=self._settings.kept_max):
-            for offer in _decode(entry.data):
-                safe: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-                safe.set_result(entry.number)
-                self._kept[offer.record.id] = _Kept(offer, safe)
+        record = self.kept.find(notification_id)
+        if record is None:
+            offer = self._remembered.get(notification_id)
+            try:
+                return await self._ledger.get(notification_id, tenant)
+            except (NotFound, Unavailable):
+                if offer is None:
+                    raise
+                record = offer.record
+        if tenant is not None and record.tenant != tenant:
+            raise NotFound(f"there is no notification {notification_id}")
+        return record
+
+    async def _take(self, offers: Sequence[Offer]) -> list[Taken]:
+        try:
+            return await (self._ledger.accept(offers) if self._queue is None else self._first(offers, self._queue))
+        except (Full, Unavailable) as error:
+            self._lost(error)
+            return await self.kept.put(offers, error)
+
+    async def _again(self, offer: Offer) -> Taken:
+        """What an offer gets whose id this process knows although the ledger may not."""
+        first = self._remembered.get(offer.record.id)
+        if first is not None:
+            return Taken("same" if first.body_hash == offer.body_hash else "other", first.record)
+        if offer.record.id in self.kept:
+            return await self.kept.again(offer, Unavailable("no home took it", retry_after_s=1.0))
+        (taken,) = await self._take([offer])  # It went to the ledger meanwhile.
+        return taken
+
+    async def _first(self, offers: Sequence[Offer], queue: Queue) -> list[Taken]:
+        """Ask both; the first that confirms answers. Raises what the ledger said when neither does."""
+        now = self._clock.time()
+        written = asyncio.ensure_future(self._written(offers, now))
+        queued = asyncio.ensure_future(_put(queue, offers, now))
+        written.add_done_callback(_seen)
+        queued.add_done_callback(_seen)
+        await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
+        if _failed(written) or _failed(queued):
+            await asyncio.wait((written, queued))
+        elif not written.done() and any(offer.body_hash for offer in offers):
+            # Only the ledger can say whether the key was used before.
+            patience = asyncio.ensure_future(
+                self._clock.sleep(min(2 * self._usual_s + 0.01, self._settings.patience_s_max))
+            )
+            await asyncio.wait((written, patience), return_when=asyncio.FIRST_COMPLETED)
+            patience.cancel()
+        if written.done() and not _failed(written):
+            self._leave(self._unless_queued(queued, offers))
+            taken = written.result()
+            if queued.done() and not _failed(queued):
+                for one in taken:
+                    one.record.homes = ("ledger", "queue") if one.kind == "new" else one.record.homes
+            return taken
+        if _failed(queued):
+            self._telemetry.event("publish_failed", code=code_of(queued.exception() or Unavailable("cancelled")))
+            raise written.exception() or Unavailable("no home took it", retry_after_s=1.0)
+        return self._from_queue(offers, written)
+
+    async def _written(self, offers: Sequence[Offer], now: float) -> list[Taken]:
+        """Put into the ledger what the queue is to bring to a worker: leased until it must have."""
+        until = now + self._settings.grace_s
+        began = self._clock.monotonic()
+        taken = await self._ledger.accept(
+            [msgspec.structs.replace(one, owner=QUEUED, due_at=until) if one.due_at <= now else one for one in offers]
+        )
+        self._usual_s += 0.1 * (self._clock.monotonic() - began - self._usual_s)
+        return taken
+
+    def _from_queue(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> list[Taken]:
+        """Only the queue has confirmed; remember them until the ledger has them too."""
+        for offer in offers:
+            offer.record.homes = ("queue",)
+            self._remembered[offer.record.id] = offer
+        while len(self._remembered) > self._settings.remembered_max:
+            self._remembered.popitem(last=False)
+        written.add_done_callback(lambda done: self._settled_late(offers, done))
+        return [Taken("new", offer.record) for offer in offers]
+
+    def _settled_late(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> None:
+        if written.cancelled():
+            return
+        error = written.exception()
+        if isinstance(error, (Full, Unavailable)):
+            self._lost(error)
+            return
+        for offer, one in zip(offers, written.result() if error is None else (), strict=error is None):
+            self._remembered.pop(offer.record.id, None)
+            self._compare(offer, one)
+
+    async def _unless_queued(self, queued: asyncio.Future[None], offers: Sequence[Offer]) -> None:
+        """Make due at once what the queue does not bring."""
+        await asyncio.wait((queued,))
+        error = queued.exception()
+        if error is None:
+            return
+        self._telemetry.event("publish_failed", code=code_of(error))
+        for offer in offers:
+            due_at = max(self._clock.time(), offer.due_at)
+            await self._ledger.abandon(offer.record.id, 1, due_at=due_at)
+        self.nudge()
+
+    def _compare(self, offer: Offer, taken: Taken) -> None:
+        if taken.kind == "other":
+            # Two nodes that could not see each other took different requests under one key. One id is one
+            # notification, and the ledger had the other one first.
+            self._telemetry.event("idempotency_conflict", notification_id=offer.record.id)
+
+    # Working.
+
+    async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
+        """Lease what is due; nothing while what was done without the ledger may not have come to it yet."""
+        if self._away:
+            return []
+        try:
+            return await self._ledger.claim(owner, now=now, lease_s=lease_s, limit=limit)
+        except Unavailable as error:
+            self._lost(error)
+            raise
+
+    async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
+        """Lease what the queue brought."""
+        try:
+            claims = await self._ledger.take_over(owner, offers, now=now, lease_s=lease_s)
+        except (Full, Unavailable) as error:
+            self._lost(error)
+            raise
+        for offer in offers:
+            self._remembered.pop(offer.record.id, None)
+        return claims
+
+    def adopt(self, message: Message) -> Claim:
+        """Work on what the queue brought although the ledger cannot be asked; accounts go where there is room."""
+        self._astray[message.record.id] = message.body_hash
+        return Claim(message.record, message.fence)
+
+    async def save(
+        self,
+        record: Record,
+        fence: int,
+        *,
+        now: float,
+        due_at: float | None,
+        held: Sequence[Any],
+        release: bool,
+    ) -> bool:
+        """Write a claimed notification into the ledger, or an account of it into the queue or the journal.
+
+        Raises:
+            LeaseLost: another claim came since; nothing was written.
+            Full, Unavailable: no home took it.
+        """
+        if record.id not in self._astray:
+            try:
+                return await self._ledger.save(record, fence, now=now, due_at=due_at, held=held, release=release)
+            except (Full, Unavailable) as error:
+                self._lost(error)
+                if self._queue is None:
+                    raise
+                self._astray[record.id] = b""
+        # From its first account on all that is done about it goes the same way, so that none overtakes another.
+        await self._account(Account(record, self._astray[record.id], due_at))
+        if release:
+            body_hash = self._astray.pop(record.id)
+            if due_at is not None and self._queue is not None:
+                await self.bring_later(Message(record, body_hash, fence), due_at - now)
+        return False
+
+    async def bring_later(self, message: Message, delay_s: float) -> None:
+        """Have the queue bring a notification again in `delay_s` seconds; the ledger has it due if that fails."""
+        assert self._queue is not None
+        try:
+            await self._queue.put(LANE_OF[message.record.request.priority], [message], delay_s=max(0.0, delay_s))
+        except (Full, Unavailable) as error:
+            self._telemetry.event("publish_failed", code=error.code)
+
+    async def _account(self, account: Account) -> None:
+        if self._queue is not None:
+            try:
+                await self._queue.put("outcomes", [Message(account.record, account.body_hash)])
+                return
+            except (Full, Unavailable) as error:
+                self._telemetry.event("publish_failed", code=error.code)
+        await self.kept.note(account)
+
+    # Healing.
+
+    async def load(self) -> None:
+        """Find again what an earlier process left; before anything else. Raises Full."""
+        await self.kept.load()
+        self._away = self._queue is not None and self.kept.pending() > 0
 
     async def run(self) -> None:
-        """Give the ledger what only the journal has, whenever there is something, until cancelled."""
+        """Give the other homes what only the journal has, whenever there is something, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._healing(), name="heal-journal")
+            if self._queue is not None:
+                group.create_task(self._settling(self._queue), name="heal-settle")
+
+    async def heal(self) -> int:
+        """Give one batch of the journal to a home that takes it; returns how many entries that were.
+
+        Raises:
+            Full, Unavailable: none takes anything; all stays in the journal.
+        """
+        entries, last = await self.kept.oldest(self._settings.batch)
+        if not entries:
+            return 0
+        offers = [offer for entry in entries if isinstance(entry, Accepted) for offer in entry.offers]
+        accounts = [entry.account for entry in entries if not isinstance(entry, Accepted)]
+        try:
+            if offers:
+                for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
+                    self._compare(offer, taken)
+            if accounts:
+                await self._ledger.absorb(accounts, now=self._clock.time())
+        except Unavailable:
+            if self._queue is None:
+                raise
+            await _put(self._queue, offers, self._clock.time())
+            await self._queue.put("outcomes", [Message(one.record, one.body_hash) for one in accounts])
+        await self._healed(entries, last)
+        return len(entries)
+
+    async def _healed(self, entries: Sequence[Entry], last: int) -> None:
+        await self.kept.let_go(entries, last)
+        if not self._away:
+            self._telemetry.clear_issue("database_down", "ledger")
+        self._telemetry.event("journal_healed", count=len(entries), pending=self.kept.pending())
+        self.nudge()
+
+    async def _healing(self) -> None:
         while True:
-            if not self._journal.state().pending:
-                self._wake.clear()
-                await self._wake.wait()
+            await self.kept.wake.wait()
             try:
-                healed = await self.heal()
+                await self.heal()
             except Exception as error:  # A defect too: what is in the journal must not stay there for ever.
                 self._telemetry.event("heal_failed", code=code_of(error))
                 await self._clock.sleep(self._settings.wait_s)
             else:
-                await self._clock.sleep(self._settings.pause_s if healed else self._settings.wait_s)
+                await self._clock.sleep(self._settings.pause_s)
 
-    async def heal(self) -> int:
-        """Give the ledger one batch; returns how many notifications it has now.
+    async def _settling(self, queue: Queue) -> None:
+        """Find out, after the ledger was away, when all that was done meanwhile has come to it."""
+        quiet, back_s = 0, 0.0
+        while True:
+            await self._clock.sleep(1.0)
+            if not self._away:
+                continue
+            try:
+                await self._ledger.probe()
+            except Exception as error:
+                self._telemetry.event("ledger_away", code=code_of(error))
+                quiet, back_s = 0, 0.0
+                continue
+            back_s += 1.0
+            try:
+                waiting = (await queue.depth())["outcomes"] + self.kept.pending()
+            except Exception:
+                waiting = 1
+            quiet = quiet + 1 if not waiting else 0
+            # Twice: an account may be between the queue and the ledger in somebody's hands.
+            if quiet >= 2 or back_s >= self._settings.settle_s_max:
+                self._away, quiet, back_s = False, 0, 0.0
+                self._telemetry.clear_issue("database_down", "ledger")
+                self.nudge()
 
-        Raises:
-            Full, Unavailable: it takes nothing; all stays in the journal.
-        """
-        entries = await self._journal.read(limit=self._settings.batch)
-        if not entries:
-            return 0
-        offers = [offer for entry in entries for offer in _decode(entry.data)]
-        for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
-            if taken.kind == "other":
-                # Two nodes that could not see each other took different requests under one key. One id is one
-                # notification, and the ledger had the other one first.
-                self._telemetry.event("idempotency_conflict", notification_id=offer.record.id)
-        last = entries[-1].number
-        await self._journal.take_off(last)
-        for offer in offers:
-            kept = self._kept.get(offer.record.id)
-            if kept is not None and kept.safe.done() and kept.safe.result() <= last:
-                del self._kept[offer.record.id]
-        self._telemetry.clear_issue("database_down", "ledger")
-        self._telemetry.event("journal_healed", count=len(offers), pending=self._journal.state().pending)
-        self.nudge()
-        return len(offers)
-
-    def ready(self) -> bool:
-        """Whether the journal would take what the ledger does not, as far as the last time tells."""
-        return not self._refused
-
-    def pending(self) -> int:
-        """How many notifications only the journal has."""
-        return len(self._kept)
+    @property
+    def away(self) -> bool:
+        """Whether the ledger failed, and what was done meanwhile may not have come to it yet."""
+        return self._away
 
     async def aclose(self) -> None:
-        """Close the journal, then the ledger."""
-        await self._journal.aclose()
+        """Let what is under way end, then close the journal and the ledger."""
+        if self._left:
+            await asyncio.wait(self._left)
+        await self.kept.aclose()
         await self._ledger.aclose()
 
-    # Taking.
+    def _lost(self, error: StoreError) -> None:
+        since = self._clock.time()
+        self._telemetry.raise_issue(Issue("database_down", "ledger", f"it takes nothing: {error.code}", since))
+        self._away = self._queue is not None
 
-    async def _take(self, offers: Sequence[Offer]) -> list[Taken]:
-        try:
-            return await self._ledger.accept(offers)
-        except (Full, Unavailable) as error:
-            since = self._clock.time()
-            self._telemetry.raise_issue(Issue("database_down", "ledger", f"it takes nothing: {error.code}", since))
-            return await self._keep(offers, error)
+    def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(rest, name="home")
+        self._left.add(task)
+        task.add_done_callback(self._gone)
 
-    async def _keep(self, offers: Sequence[Offer], why: StoreError) -> list[Taken]:
-        """Put offers into the journal as one entry, all or none. Raises `why` when it has no room either."""
-        if len(self._kept) + len(offers) > self._settings.kept_max:
-            raise why
-        safe: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        safe.add_done_callback(_seen)
-        fresh: list[Offer] = []
-        earlier: dict[int, Offer] = {}
-        for at, offer in enumerate(offers):
-            if offer.record.id in self._kept:
-                earlier[at] = offer
-                continue
-            kept = _at_home(offer)
-            self._kept[offer.record.id] = _Kept(kept, safe)
-            fresh.append(kept)
-        # The entry is written whether or not its client waits for it: others may ask with the same key meanwhile.
-        if fresh:
-            await asyncio.shield(asyncio.ensure_future(self._write(fresh, safe, why)))
-        taken = iter(fresh)
-        return [
-            await self._again(offer) if at in earlier else Taken("new", next(taken).record)
-            for at, offer in enumerate(offers)
-        ]
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._left.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The lease of what the queue did not take ends by itself.
+            self._telemetry.event("heal_failed", code=code_of(error))
 
-    async def _write(self, offers: list[Offer], safe: asyncio.Future[int], why: StoreError) -> None:
-        try:
-            async with asyncio.timeout(self._settings.journal_s_max):
-                number = await self._journal.append(_encode(offers))
-        except (StoreError, TimeoutError):
-            for offer in offers:
-                del self._kept[offer.record.id]
-            self._refused = True
-            safe.set_exception(why)
-            raise why from None
-        self._refused = False
-        safe.set_result(number)
-        self._wake.set()
 
-    async def _again(self, offer: Offer) -> Taken:
-        """What an offer gets whose id only the journal has."""
-        kept = self._kept.get(offer.record.id)
-        if kept is None:  # It went to the ledger meanwhile, or was not kept after all.
-            (taken,) = await self._take([offer])
-            return taken
-        await asyncio.shield(kept.safe)
-        return Taken("same" if kept.offer.body_hash == offer.body_hash else "other", kept.offer.record)
+async def _put(queue: Queue, offers: Sequence[Offer], now: float) -> None:
+    """Have the queue bring notifications to workers, each when it is due."""
+    groups: dict[tuple[Any, float], list[Message]] = {}
+    for offer in offers:
+        delay_s = max(0.0, (offer.record.not_before or 0.0) - now)
+        message = Message(offer.record, offer.body_hash)
+        groups.setdefault((LANE_OF[offer.record.request.priority], delay_s), []).append(message)
+    await asyncio.gather(*(queue.put(lane, messages, delay_s=delay_s) for (lane, delay_s), messages in groups.items()))
+
+
+def _failed(future: asyncio.Future[Any]) -> bool:
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Look at how it ended, so that a failure for which nobody waits is no surprise to the loop."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _nobody() -> None:
     """Nobody works here."""
-
-
-def _at_home(offer: Offer) -> Offer:
-    """The offer as the journal keeps it: nobody has taken it over, and its record says where it is."""
-    record = offer.record
-    record.homes = ("journal",)
-    record.note(record.accepted_at, "journaled", "the ledger could not take it, so it is safe in the journal first")
-    due_at = max(record.accepted_at, record.not_before or 0.0)
-    return msgspec.structs.replace(offer, due_at=due_at, owner=None)
-
-
-def _seen(safe: asyncio.Future[int]) -> None:
-    """Look at how it ended, so that a failure for which nobody waits is no surprise to the loop."""
-    if not safe.cancelled():
-        safe.exception()

@@ -12,11 +12,13 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from bellbuoy.model.delivery import Record
+from bellbuoy.model.notification import Priority
 
 Lane = Literal["high", "normal", "low", "outcomes"]
 """The first three are the priorities of notifications. `outcomes` brings records to the ledger that it missed."""
 
 LANES: tuple[Lane, ...] = ("high", "normal", "low", "outcomes")
+LANE_OF: Mapping[Priority, Lane] = {"high": "high", "normal": "normal", "low": "low"}
 
 
 class Message(Struct, frozen=True):

@@ -16,6 +16,7 @@ from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
 from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
 from bellbuoy.clock import Clock
+from bellbuoy.delivery.feed import Feed, FeedSettings
 from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
 from bellbuoy.delivery.release import Release, ReleaseSettings
 from bellbuoy.delivery.retention import Retention, RetentionSettings
@@ -23,7 +24,6 @@ from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
 from bellbuoy.intake.accept import Intake, IntakeSettings
-from bellbuoy.intake.homes import Homes
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
 from bellbuoy.service.api.context import Context
@@ -46,7 +46,7 @@ class Parts:
     worker: Worker | None
     release: Release | None
     retention: Retention | None
-    homes: Homes | None
+    feed: Feed | None
     context: Context
     stores: Stores
 
@@ -81,7 +81,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
     }
-    worker = release = retention = None
+    worker = release = retention = feed = None
     if working:
         if settings.data.retention_days:
             keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
@@ -97,9 +97,20 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
             clock=clock,
             telemetry=telemetry,
         )
+        if stores.queue is not None:
+            feed = Feed(
+                queue=stores.queue,
+                ledger=ledger,
+                homes=homes,
+                worker=worker,
+                settings=FeedSettings(),
+                clock=clock,
+                telemetry=telemetry,
+            )
     intake = Intake(
         ledger=ledger,
-        worker=worker,
+        # With a queue it is the queue that hands work out, to any process.
+        worker=worker if stores.queue is None else None,
         settings=IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max),
         clock=clock,
         rng=rng,
@@ -107,10 +118,9 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     )
     keys = Keys(ledger, clock=clock)
     nudge = worker.nudge if worker is not None else _nobody
-    if homes is not None:
-        homes.nudge = nudge
-    context = Context(intake, ledger, stores.watched, homes, keys, lanes, telemetry, clock, nudge)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, homes, context, stores)
+    homes.nudge = nudge
+    context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, feed, context, stores)
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:

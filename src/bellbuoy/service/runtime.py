@@ -69,8 +69,9 @@ async def run(
             if sandbox is not None:
                 tasks.append(group.create_task(sandbox.run(), name="sandbox"))
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
-            if parts.homes is not None:
-                tasks.append(group.create_task(parts.homes.run(), name="heal"))
+            tasks.append(group.create_task(parts.stores.homes.run(), name="heal"))
+            if parts.feed is not None:
+                tasks.append(group.create_task(parts.feed.run(), name="feed"))
             if parts.release is not None:
                 tasks.append(group.create_task(parts.release.run(), name="release"))
             if parts.retention is not None:
@@ -110,8 +111,7 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock) -> None:
 
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:
-    if parts.homes is not None:
-        await parts.homes.load()
+    await parts.stores.homes.load()
     await parts.keys.load()
     written = await parts.keys.bootstrap(parts.settings.data.dir)
     if written is not None:

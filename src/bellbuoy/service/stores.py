@@ -9,16 +9,17 @@ from random import Random
 from typing import IO, TYPE_CHECKING
 
 from bellbuoy.adapters.journal import FileJournal, claim_folder
-from bellbuoy.adapters.memory import CachedLedger
+from bellbuoy.adapters.memory import CachedLedger, RememberedUsers
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.homes import Homes, HomesSettings
+from bellbuoy.intake.kept import Kept
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.breakers import make_breaker
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
-from bellbuoy.service.watch import WatchedLedger
+from bellbuoy.service.watch import GuardedQueue, WatchedLedger
 
 if TYPE_CHECKING:
     from bellbuoy.adapters.mongodb import MongoLedger
@@ -28,18 +29,21 @@ if TYPE_CHECKING:
 class Stores:
     """What a process keeps notifications in.
 
-    `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `homes` is None where
-    nothing is accepted. `alone`: no other process uses the ledger.
+    `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `queue` is None where
+    the ledger hands work out itself. `alone`: no other process uses the ledger.
     """
 
     ledger: Ledger
     watched: WatchedLedger
-    homes: Homes | None
+    homes: Homes
+    queue: GuardedQueue | None
     alone: bool
     locks: list[IO[str]]
 
     async def aclose(self) -> None:
         """Close the homes, then let go of the data directory."""
+        if self.queue is not None:
+            await self.queue.aclose()
         await self.ledger.aclose()
         for lock in self.locks:
             lock.close()
@@ -66,12 +70,23 @@ def open_stores(
     locks = [_lock(settings.data.dir, exclusive=alone)]
     breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)
     store = SqliteLedger(settings.database_path, clock=clock) if embedded else shared_ledger(settings, clock)
-    watched = WatchedLedger(store, clock=clock, breaker=breaker, timeout_s=breaker.settings.timeout_s)
-    homes = _homes(settings, watched, locks, telemetry, clock) if accepting else None
-    ledger: Ledger = homes or watched
-    if alone:
-        ledger = CachedLedger(ledger, users_max=settings.cache.users_max)
-    return Stores(ledger, watched, homes, alone, locks)
+    watched = WatchedLedger(
+        store, clock=clock, breaker=breaker, timeout_s=breaker.settings.timeout_s, remote=not embedded
+    )
+    queue: GuardedQueue | None = None  # Until there is an adapter for a broker, the ledger hands work out itself.
+    folder, lock, left = claim_folder(settings.data.dir / "journal")
+    locks += [lock, *(other for _, other in left)]
+    homes = Homes(
+        watched,
+        Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
+        queue=queue,
+        settings=HomesSettings(),
+        clock=clock,
+        telemetry=telemetry,
+    )
+    remembering = CachedLedger if alone else RememberedUsers
+    ledger = remembering(homes, users_max=settings.cache.users_max)
+    return Stores(ledger, watched, homes, queue, alone, locks)
 
 
 def shared_ledger(settings: Settings, clock: Clock) -> MongoLedger:
@@ -89,22 +104,6 @@ def shared_ledger(settings: Settings, clock: Clock) -> MongoLedger:
             "[ledger] url names MongoDB, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
         ) from None
     return MongoLedger(settings.ledger.url.get_secret_value(), clock=clock)
-
-
-def _homes(
-    settings: Settings, ledger: Ledger, locks: list[IO[str]], telemetry: ServiceTelemetry, clock: Clock
-) -> Homes:
-    """The ledger with this process's own journal behind it, and what ended processes left in theirs."""
-    folder, lock, left = claim_folder(settings.data.dir / "journal")
-    locks += [lock, *(other for _, other in left)]
-    return Homes(
-        ledger,
-        FileJournal(folder),
-        left=[FileJournal(other) for other, _ in left],
-        settings=HomesSettings(),
-        clock=clock,
-        telemetry=telemetry,
-    )
 
 
 def _lock(data_dir: Path, *, exclusive: bool) -> IO[str]:

@@ -7,12 +7,14 @@ does after all, its lease is given back, since whoever asked has put the notific
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ExecutionRejected, Full, StoreError, TimeoutExceeded, Unavailable
 from bellbuoy.ports.ledger import Ledger, Offer, Taken
+from bellbuoy.ports.queue import Queue
 from bellbuoy.resilience import CircuitBreaker, Timeout
 
 FRESH_S = 1.0
@@ -36,25 +38,34 @@ class WatchedLedger:
         breaker: around every acceptance: one that takes longer than `timeout_s` counts as a failure, and with the
             breaker open none is tried. None for neither.
         timeout_s: seconds.
+        remote: whether it is on a server; then everything goes through the breaker, and keeps to its own deadline.
     """
 
     def __init__(
-        self, ledger: Ledger, *, clock: Clock, breaker: CircuitBreaker | None = None, timeout_s: float = 5.0
+        self,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        breaker: CircuitBreaker | None = None,
+        timeout_s: float = 5.0,
+        remote: bool = False,
     ) -> None:
+        self._remote = remote
         self._ledger = ledger
         self._clock = clock
         self.breaker = breaker
         self._timeout = Timeout(timeout_s, clock=clock, name="ledger")
         self._late: set[asyncio.Task[Any]] = set()
         self._refusals: dict[str, tuple[float, Full]] = {}
-        self._probing: asyncio.Task[None] | None = None
-        self._patience = Timeout(PROBE_S, clock=clock, name="probe")
-        self._probed_at = float("-inf")
-        self._failure: StoreError | None = None
-        self._latency_ms: float | None = None
+        self._probe = _Probe(ledger.probe, clock)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
+        found = getattr(self._ledger, name)
+        if not self._remote or self.breaker is None or name in ("probe", "aclose", "examine", "where"):
+            return found
+        guarded = _guarded(self.breaker, found)
+        setattr(self, name, guarded)  # The next one who asks finds it at once.
+        return guarded
 
     async def accept(self, offers: Sequence[Offer]) -> list[Taken]:
         """Put notifications in.
@@ -104,7 +115,10 @@ class WatchedLedger:
     async def save(self, *args: Any, **kwargs: Any) -> bool:
         """Write a claimed notification."""
         try:
-            asked = await self._ledger.save(*args, **kwargs)
+            if self._remote and self.breaker is not None:
+                asked: bool = await _guarded(self.breaker, self._ledger.save)(*args, **kwargs)
+            else:
+                asked = await self._ledger.save(*args, **kwargs)
         except Full as error:
             self._refusals["save"] = (self._clock.monotonic(), error)
             raise
@@ -119,28 +133,87 @@ class WatchedLedger:
             Full: it has no room, for the probe or for the last real write of its kind.
             Unavailable: it cannot be read or written, or did not answer in `PROBE_S`.
         """
-        if self._probing is None and self._clock.monotonic() - self._probed_at >= FRESH_S:
-            self._probing = asyncio.create_task(self._probe(), name="probe-ledger")
-        if self._probing is not None:
-            try:
-                await self._patience.call(asyncio.shield, self._probing)
-            except TimeoutExceeded as error:
-                raise Unavailable(f"the ledger has not answered for {PROBE_S:g} s", retry_after_s=FRESH_S) from error
+        latency_ms, failure = await self._probe.result()
         for at, refusal in self._refusals.values():
             if self._clock.monotonic() - at < REFUSAL_S:
                 raise refusal
-        if self._failure is not None:
-            raise self._failure
-        return self._latency_ms
+        if failure is not None:
+            raise failure
+        return latency_ms
 
-    async def _probe(self) -> None:
+
+class GuardedQueue:
+    """A queue whose breaker and time limits are around whatever puts something in or asks how it is.
+
+    Args:
+        queue: what is guarded.
+        breaker: opened by what fails or takes too long; with it open nothing is tried.
+        clock: for the time limits.
+    """
+
+    def __init__(self, queue: Queue, *, breaker: CircuitBreaker, clock: Clock) -> None:
+        self._queue = queue
+        self.breaker = breaker
+        self._timeout = Timeout(breaker.settings.timeout_s, clock=clock, name="queue")
+        self._probe = _Probe(queue.probe, clock)
+        for name in ("put", "depth"):
+            setattr(self, name, _guarded(breaker, functools.partial(self._timeout.call, getattr(queue, name))))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def check(self) -> float | None:
+        """How long the last probe took, in milliseconds. Raises Full, Unavailable."""
+        latency_ms, failure = await self._probe.result()
+        if failure is not None:
+            raise failure
+        return latency_ms
+
+
+class _Probe:
+    """Asks a store how it is, at most once a second however many want to know."""
+
+    def __init__(self, probe: Callable[[], Coroutine[Any, Any, None]], clock: Clock) -> None:
+        self._probe = probe
+        self._clock = clock
+        self._patience = Timeout(PROBE_S, clock=clock, name="probe")
+        self._running: asyncio.Task[None] | None = None
+        self._at = float("-inf")
+        self._failure: StoreError | None = None
+        self._latency_ms: float | None = None
+
+    async def result(self) -> tuple[float | None, StoreError | None]:
+        """What the last probe took in milliseconds, and why it failed."""
+        if self._running is None and self._clock.monotonic() - self._at >= FRESH_S:
+            self._running = asyncio.create_task(self._run(), name="probe")
+        if self._running is not None:
+            try:
+                await self._patience.call(asyncio.shield, self._running)
+            except TimeoutExceeded:
+                return None, Unavailable(f"no answer for {PROBE_S:g} s", retry_after_s=FRESH_S)
+        return self._latency_ms, self._failure
+
+    async def _run(self) -> None:
         began = self._clock.monotonic()
         try:
-            await self._ledger.probe()
+            await self._probe()
         except StoreError as error:
             self._failure, self._latency_ms = error, None
         else:
             self._failure, self._latency_ms = None, (self._clock.monotonic() - began) * 1000
         finally:
-            self._probing = None
-            self._probed_at = self._clock.monotonic()
+            self._running = None
+            self._at = self._clock.monotonic()
+
+
+def _guarded(breaker: CircuitBreaker, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` inside the breaker, with a refusal or a lack of time told as any other absence."""
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await breaker.call(fn, *args, **kwargs)
+        except (ExecutionRejected, TimeoutExceeded) as error:
+            retry_after_s = getattr(error, "retry_after_s", None) or FRESH_S
+            raise Unavailable(f"{breaker.name} does not answer", retry_after_s=retry_after_s) from error
+
+    return call

@@ -14,6 +14,7 @@ from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import Full, NotFound, StoreError, Unavailable
 from bellbuoy.intake.homes import Homes, HomesSettings
+from bellbuoy.intake.kept import Kept
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Content, Request
 from bellbuoy.model.recipient import Recipient
@@ -43,7 +44,7 @@ class Breakable:
 
 
 class House:
-    def __init__(self, path: Path, **settings: Any) -> None:
+    def __init__(self, path: Path, kept_max: int = 1_000) -> None:
         self.clock = ManualClock()
         self.telemetry = RecordingTelemetry()
         self.ledger = Breakable(SqliteLedger(path / "ledger.db", clock=self.clock, inline=True))
@@ -51,8 +52,8 @@ class House:
         self.nudges = 0
         self.homes = Homes(
             WatchedLedger(self.ledger, clock=self.clock, breaker=CircuitBreaker("ledger", MONGODB, clock=self.clock)),
-            self.journal,
-            settings=HomesSettings(**settings),
+            Kept(self.journal, kept_max=kept_max, clock=self.clock),
+            settings=HomesSettings(),
             clock=self.clock,
             telemetry=self.telemetry,
         )
@@ -111,10 +112,10 @@ async def test_it_goes_to_the_ledger_once(house: House) -> None:
     await house.homes.accept([house.offer("a")])
     with pytest.raises(Unavailable):
         await house.homes.heal()
-    assert house.homes.pending() == 1
+    assert len(house.homes.kept) == 1
     house.ledger.failure = None
     assert await house.homes.heal() == 1
-    assert house.homes.pending() == house.journal.state().pending == 0
+    assert len(house.homes.kept) == house.journal.state().pending == 0
     assert house.nudges == 1
     record = await house.homes.get("a")
     assert record.homes == ("journal",)
@@ -179,12 +180,12 @@ async def test_with_no_home_left_nothing_is_accepted(house: House, monkeypatch: 
             *(house.homes.accept([house.offer("a")]) for _ in range(3)), return_exceptions=True
         )
         assert all(isinstance(result, Unavailable) for result in results), results
-        assert not house.homes.ready()
-    assert house.homes.pending() == 0
+        assert not house.homes.kept.ready()
+    assert len(house.homes.kept) == 0
     with pytest.raises(NotFound):
         await house.homes.get("a")
     await house.homes.accept([house.offer("a")])
-    assert house.homes.ready()
+    assert house.homes.kept.ready()
 
 
 async def test_it_keeps_no_more_than_it_may(tmp_path: Path) -> None:
@@ -214,10 +215,10 @@ async def test_the_loop_heals_and_waits_for_more(house: House) -> None:
     for name in ("a", "b"):
         await house.homes.accept([house.offer(name)])
         await house.clock.advance(3.0)
-        assert house.homes.pending() == 1
+        assert len(house.homes.kept) == 1
         house.ledger.failure = None
         async with asyncio.timeout(5):
-            while house.homes.pending():
+            while len(house.homes.kept):
                 await house.clock.advance(1.0)
                 await asyncio.sleep(0.001)
         house.ledger.failure = AWAY
@@ -241,8 +242,7 @@ async def test_what_ended_processes_left_is_found_and_healed(tmp_path: Path) -> 
     clock = ManualClock()
     homes = Homes(
         SqliteLedger(tmp_path / "ledger.db", clock=clock, inline=True),
-        FileJournal(own),
-        left=[FileJournal(folder) for folder, _ in left],
+        Kept(FileJournal(own), left=[FileJournal(folder) for folder, _ in left], clock=clock),
         settings=HomesSettings(),
         clock=clock,
         telemetry=RecordingTelemetry(),

@@ -9,13 +9,12 @@ from typing import Protocol
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.send import Lane
 from bellbuoy.intake.accept import Intake
-from bellbuoy.intake.homes import Homes
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
 from bellbuoy.service.keys import Keys
+from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
-from bellbuoy.service.watch import WatchedLedger
 
 
 class Nudge(Protocol):
@@ -30,8 +29,7 @@ class Context:
 
     intake: Intake
     ledger: Ledger
-    watched: WatchedLedger
-    homes: Homes | None
+    stores: Stores
     keys: Keys
     lanes: Mapping[str, Lane]
     telemetry: ServiceTelemetry

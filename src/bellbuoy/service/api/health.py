@@ -11,6 +11,7 @@ from bellbuoy.errors import StoreError
 from bellbuoy.resilience import CircuitBreaker
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
+from bellbuoy.service.watch import GuardedQueue
 
 _STATE_NUMBERS = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 
@@ -32,24 +33,30 @@ async def health(context: Context) -> dict[str, Any]:
     """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`."""
     dependencies: dict[str, dict[str, Any]] = {}
     issues: list[str] = []
-    breaker = str(context.watched.breaker.state) if context.watched.breaker is not None else None
+    breaker = str(context.stores.watched.breaker.state) if context.stores.watched.breaker is not None else None
     try:
-        latency_ms = await context.watched.check()
+        latency_ms = await context.stores.watched.check()
         latency_ms = None if latency_ms is None else round(latency_ms, 3)
         dependencies["ledger"] = {"status": "healthy", "latency_ms": latency_ms, "breaker": breaker}
     except StoreError as error:
         dependencies["ledger"] = {"status": "unhealthy", "latency_ms": None, "breaker": breaker}
         issues.append("disk_full" if error.code == "store_full" else "database_down")
+    homes = ["ledger"]
+    if context.stores.queue is not None:
+        homes.append("queue")
+        dependencies["queue"] = await _queue(context.stores.queue)
+        if dependencies["queue"]["status"] == "unhealthy":
+            issues.append("message_queue_down")
     for lane in context.lanes.values():
         dependencies[lane.name] = _provider(lane)
         if str(lane.breaker.state) != "closed":
             issues.append(f"{lane.name}_down")
     raised = list(context.telemetry.issues.values())
     issues += sorted({issue.name for issue in raised})
-    if context.homes is not None and context.homes.pending():
+    if context.stores.homes.kept.pending():
         issues.append("journal_pending")
-    homeless = context.homes is None or not context.homes.ready()
-    unhealthy = dependencies["ledger"]["status"] == "unhealthy" and homeless
+    homeless = not context.stores.homes.kept.ready()
+    unhealthy = all(dependencies[home]["status"] == "unhealthy" for home in homes) and homeless
     return {
         "status": "unhealthy" if unhealthy else "degraded" if issues else "healthy",
         "issues": issues,
@@ -57,6 +64,15 @@ async def health(context: Context) -> dict[str, Any]:
         "dependencies": dependencies,
         "details": [{**msgspec.to_builtins(one), "since": views.stamp(one.since)} for one in raised],
     }
+
+
+async def _queue(queue: GuardedQueue) -> dict[str, Any]:
+    state = str(queue.breaker.state)
+    try:
+        latency_ms = round(await queue.check() or 0.0, 3)
+    except StoreError:
+        return {"status": "unhealthy", "latency_ms": None, "breaker": state}
+    return {"status": "healthy" if state == "closed" else "degraded", "latency_ms": latency_ms, "breaker": state}
 
 
 def _provider(lane: Lane) -> dict[str, Any]:
@@ -71,7 +87,7 @@ async def collect(context: Context) -> None:
     telemetry = context.telemetry
     for lane in context.lanes.values():
         telemetry.breaker_state.labels(lane.name).set(_STATE_NUMBERS.get(str(lane.breaker.state), 0))
-    telemetry.journal_pending.set(context.homes.pending() if context.homes is not None else 0)
+    telemetry.journal_pending.set(context.stores.homes.kept.pending())
     try:
         now = context.clock.time()
         depth, oldest = await context.ledger.backlog(now=now)

@@ -31,9 +31,9 @@ async def live(context: Context, call: Call) -> Reply:
 async def ready(context: Context, call: Call) -> Reply:
     """`GET /readyz`: notifications can be accepted. It needs no key, so it costs at most one probe a second."""
     try:
-        await context.watched.check()
+        await context.stores.watched.check()
     except StoreError:
-        if context.homes is not None and context.homes.ready():
+        if context.stores.homes.kept.ready():
             return Reply.json({"status": "ok"})  # The journal takes what the ledger does not.
         return Reply.json({"status": "not ready"}, 503, {"Retry-After": "5"})
     return Reply.json({"status": "ok"})

@@ -1,0 +1,236 @@
+"""The feed brings what the queue hands out to the worker, and what was done without the ledger to the ledger.
+
+A message is acknowledged when the worker is through with its notification. With the ledger away the worker goes on from
+the message alone, which is why it carries the whole notification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.delivery.worker import Worker
+from bellbuoy.errors import Full, Unavailable, code_of
+from bellbuoy.ports.ledger import Account, Claim, Ledger, Offer
+from bellbuoy.ports.operations import Telemetry
+from bellbuoy.ports.queue import Handed, Lane, Message, Queue
+
+_WORK: tuple[Lane, ...] = ("high", "normal", "low")
+
+
+class Homes(Protocol):
+    """What the feed needs besides a ledger: to go on without one."""
+
+    @property
+    def away(self) -> bool:
+        """Whether the ledger failed a moment ago."""
+        ...
+
+    def adopt(self, message: Message) -> Claim:
+        """Work on a notification although the ledger cannot be asked."""
+        ...
+
+    async def bring_later(self, message: Message, delay_s: float) -> None:
+        """Have the queue bring a notification again in `delay_s` seconds."""
+        ...
+
+
+class FeedSettings(Struct, frozen=True):
+    """How much the feed takes, and how often.
+
+    Args:
+        batch: messages taken at a time.
+        wait_s: longest wait for the first message, and between two looks while nothing can be taken.
+        again_s: seconds after which a message comes again with which nothing can be done without the ledger.
+        busy_s: seconds for which an attempt that an account tells of may still be under way.
+    """
+
+    batch: int = 200
+    wait_s: float = 1.0
+    again_s: float = 15.0
+    busy_s: float = 60.0
+
+
+class Feed:
+    """Moves messages between the queue, the worker and the ledger.
+
+    Args:
+        queue: where messages come from.
+        ledger: where notifications are leased.
+        homes: goes on without the ledger.
+        worker: works on them.
+        settings, clock, telemetry: the numbers, time, and who is told.
+    """
+
+    def __init__(
+        self,
+        *,
+        queue: Queue,
+        ledger: Ledger,
+        homes: Homes,
+        worker: Worker,
+        settings: FeedSettings,
+        clock: Clock,
+        telemetry: Telemetry,
+    ) -> None:
+        self._queue = queue
+        self._ledger = ledger
+        self._homes = homes
+        self._worker = worker
+        self._settings = settings
+        self._clock = clock
+        self._telemetry = telemetry
+        self._in_hand: dict[str, Handed] = {}
+        self._done: list[Handed] = []
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Move messages until cancelled; what is out then is handed out again, to somebody."""
+        async with asyncio.TaskGroup() as group:
+            for step in (self._bring, self._take_in, self._raise_the_dead, self._let_go):
+                group.create_task(self._repeat(step), name=f"feed{step.__name__}")
+
+    async def _repeat(self, step: _Step) -> None:
+        while True:
+            try:
+                await step()
+            except Exception as error:  # A defect too: if this loop ended, its messages would wait for ever.
+                self._telemetry.event("feed_failed", code=code_of(error))
+                await self._clock.sleep(self._settings.wait_s)
+
+    # Notifications.
+
+    async def _bring(self) -> None:
+        room = min(self._worker.room(), self._settings.batch)
+        if not room:
+            await self._clock.sleep(0.05)
+            return
+        handed = await self._queue.take(_WORK, limit=room, wait_s=self._settings.wait_s)
+        fresh: list[Handed] = []
+        for one in handed:
+            if one.message.record.id in self._in_hand:
+                # The connection was lost while we worked on it: only what came now can be acknowledged.
+                self._in_hand[one.message.record.id] = one
+            else:
+                fresh.append(one)
+        if not fresh:
+            return
+        try:
+            claims = await self._ledger.take_over(
+                self._worker.owner,
+                [_offer(one.message, self._clock.time()) for one in fresh],
+                now=self._clock.time(),
+                lease_s=self._worker.lease_s,
+            )
+        except (Full, Unavailable):
+            for one in fresh:
+                await self._go_on_alone(one)
+            return
+        for one, claim in zip(fresh, claims, strict=True):
+            if claim is None:
+                self._finish(one)  # The ledger knows more of it than the message does.
+            else:
+                self._start(one, claim, alone=False)
+
+    async def _go_on_alone(self, handed: Handed) -> None:
+        """Work from the message; the ledger takes in later what came of it."""
+        now, record = self._clock.time(), handed.message.record
+        if record.not_before is not None and record.not_before > now:
+            await self._homes.bring_later(handed.message, record.not_before - now)
+            self._finish(handed)
+            return
+        if handed.times:
+            # Somebody had it and may have sent it, and only the ledger could say.
+            if record.request.on_uncertain == "stop":
+                await self._homes.bring_later(handed.message, self._settings.again_s)
+                self._finish(handed)
+                return
+            record.note(now, "redelivered", "a worker that had it may have sent it; the ledger cannot be asked")
+        self._start(handed, self._homes.adopt(handed.message), alone=True)
+
+    def _start(self, handed: Handed, claim: Claim, *, alone: bool) -> None:
+        task = self._worker.hand_over(claim)
+        if task is None:
+            return  # We are stopping; it is handed out again when the connection is closed.
+        notification_id = claim.record.id
+        self._in_hand[notification_id] = handed
+
+        def ended(task: asyncio.Task[bool]) -> None:
+            latest = self._in_hand.pop(notification_id)
+            if task.cancelled():
+                return
+            if alone and not task.result():
+                self._later(latest)
+            else:
+                self._finish(latest)
+
+        task.add_done_callback(ended)
+
+    def _later(self, handed: Handed) -> None:
+        """Nothing could be done with it, for lack of the recipient for instance: try again in a while."""
+
+        async def put() -> None:
+            await self._homes.bring_later(handed.message, self._settings.again_s)
+            self._finish(handed)
+
+        self._worker.look_after(put())
+
+    # Acknowledging, many at a time.
+
+    def _finish(self, handed: Handed) -> None:
+        self._done.append(handed)
+        self._wake.set()
+
+    async def _let_go(self) -> None:
+        await self._wake.wait()
+        self._wake.clear()
+        done, self._done = self._done, []
+        await self._queue.acknowledge(done)
+
+    # What was done without the ledger, and what was handed out too often.
+
+    async def _take_in(self) -> None:
+        try:
+            await self._ledger.probe()
+        except (Full, Unavailable):
+            await self._clock.sleep(self._settings.wait_s)
+            return
+        handed = await self._queue.take(("outcomes",), limit=self._settings.batch, wait_s=5 * self._settings.wait_s)
+        if not handed:
+            return
+        now = self._clock.time()
+        try:
+            await self._ledger.absorb([self._account(one.message, now) for one in handed], now=now)
+        except (Full, Unavailable):
+            await self._queue.give_back(handed)
+            raise
+        await self._queue.acknowledge(handed)
+
+    def _account(self, message: Message, now: float) -> Account:
+        return Account(message.record, message.body_hash, now + self._settings.busy_s)
+
+    async def _raise_the_dead(self) -> None:
+        """Have the ledger keep, for its own workers, what the queue gave up."""
+        handed: Sequence[Handed] = ()
+        if not self._homes.away:
+            handed = await self._queue.dead(limit=self._settings.batch)
+        if handed:
+            await self._ledger.accept([_offer(one.message, self._clock.time()) for one in handed])
+            await self._queue.acknowledge(handed)
+            self._telemetry.event("messages_given_up", count=len(handed))
+        else:
+            await self._clock.sleep(10 * self._settings.wait_s)
+
+
+class _Step(Protocol):
+    __name__: str
+
+    async def __call__(self) -> None: ...
+
+
+def _offer(message: Message, now: float) -> Offer:
+    return Offer(message.record, message.body_hash, max(now, message.record.not_before or 0.0))
