@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
@@ -143,10 +144,11 @@ class Feed:
             await self._homes.bring_later(handed.message, record.not_before - now)
             self._finish(handed)
             return
-        if handed.times:
+        if handed.times or handed.message.doubted:
             # Somebody had it and may have sent it, and only the ledger could say.
             if record.request.on_uncertain == "stop":
-                await self._homes.bring_later(handed.message, self._settings.again_s)
+                doubted = msgspec.structs.replace(handed.message, doubted=True)
+                await self._homes.bring_later(doubted, self._settings.again_s)
                 self._finish(handed)
                 return
             record.note(now, "redelivered", "a worker that had it may have sent it; the ledger cannot be asked")

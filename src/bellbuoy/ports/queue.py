@@ -25,12 +25,13 @@ class Message(Struct, frozen=True):
     """A notification on its way.
 
     `body_hash` identifies the request as in `ports.ledger.Offer`. `fence` is that of the lease under which `record` was
-    written last, 0 when nobody has claimed it.
+    written last, 0 when nobody has claimed it. `doubted`: somebody had it and may have sent it, and nobody could say.
     """
 
     record: Record
     body_hash: bytes
     fence: int = 0
+    doubted: bool = False
 
 
 class Handed(Struct, frozen=True):
