@@ -1,5 +1,6 @@
 """Fixtures that several kinds of tests share."""
 
 from tests.support.mongodb import mongodb_base, mongodb_url
+from tests.support.rabbitmq import amqp_url, rabbitmq
 
-__all__ = ["mongodb_base", "mongodb_url"]
+__all__ = ["amqp_url", "mongodb_base", "mongodb_url", "rabbitmq"]

@@ -270,6 +270,8 @@ def test_listing_pages_through_everything_once(server: Server) -> None:
 
 
 def test_the_books_balance_and_metrics_say_so(server: Server) -> None:
+    server.send(to_email(90))
+    wait_for(lambda: server.books()["pending"] == 0)
     books = server.books()
     terms = ("delivered", "failed", "expired", "cancelled", "suppressed", "dead_lettered", "uncertain", "pending")
     assert books["accepted"] == sum(books[term] for term in terms)

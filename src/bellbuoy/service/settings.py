@@ -98,14 +98,22 @@ class Ledger(Section):
 
 
 class Queue(Section):
-    url: str = ""
+    # Secret, since that of a RabbitMQ holds a password.
+    url: SecretStr = SecretStr("")
 
     @field_validator("url")
     @classmethod
-    def _known(cls, value: str) -> str:
-        if value and not value.startswith("sqlite:///"):
-            raise ValueError("empty, for the ledger's own file")
+    def _known(cls, value: SecretStr) -> SecretStr:
+        scheme, _, rest = value.get_secret_value().partition("://")
+        if value.get_secret_value() and (scheme not in ("amqp", "amqps", "sqlite") or not rest):
+            raise ValueError("empty, for the ledger's own, or amqp://HOST/VHOST")
         return value
+
+    @property
+    def broker(self) -> str | None:
+        """The URL of a message broker; None where the ledger itself hands work out."""
+        url = self.url.get_secret_value()
+        return url if url.startswith("amqp") else None
 
 
 class Cache(Section):

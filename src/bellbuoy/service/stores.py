@@ -16,6 +16,7 @@ from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.queue import Queue
 from bellbuoy.service.breakers import make_breaker
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -73,7 +74,10 @@ def open_stores(
     watched = WatchedLedger(
         store, clock=clock, breaker=breaker, timeout_s=breaker.settings.timeout_s, remote=not embedded
     )
-    queue: GuardedQueue | None = None  # Until there is an adapter for a broker, the ledger hands work out itself.
+    queue = None
+    if settings.queue.broker is not None:
+        guard = make_breaker("rabbitmq", settings, telemetry, clock, rng)
+        queue = GuardedQueue(broker(settings, clock, rng, working=working), breaker=guard, clock=clock)
     folder, lock, left = claim_folder(settings.data.dir / "journal")
     locks += [lock, *(other for _, other in left)]
     homes = Homes(
@@ -87,6 +91,28 @@ def open_stores(
     remembering = CachedLedger if alone else RememberedUsers
     ledger = remembering(homes, users_max=settings.cache.users_max)
     return Stores(ledger, watched, homes, queue, alone, locks)
+
+
+def broker(settings: Settings, clock: Clock, rng: Random, *, working: bool) -> Queue:
+    """The queue on a broker that `[queue] url` names; nothing is connected yet.
+
+    Args:
+        working: whether this process takes messages, and so has some out.
+
+    Raises:
+        ConfigurationError: its driver is not installed, or the URL is not valid.
+    """
+    try:
+        from bellbuoy.adapters.rabbitmq import RabbitQueue
+    except ModuleNotFoundError as error:
+        if error.name not in ("aio_pika", "aiormq", "pamqp"):
+            raise
+        raise ConfigurationError(
+            "[queue] url names RabbitMQ, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
+        ) from None
+    prefetch = settings.delivery.in_hand_max if working else 0
+    queue: Queue = RabbitQueue(settings.queue.broker or "", prefetch=prefetch, clock=clock, rng=rng)
+    return queue
 
 
 def shared_ledger(settings: Settings, clock: Clock) -> MongoLedger:

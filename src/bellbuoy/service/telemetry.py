@@ -88,6 +88,8 @@ class ServiceTelemetry:
         self._log = structlog.get_logger("bellbuoy")
         metrics = self.registry
         self._accepted = Counter("bellbuoy_accepted_total", "Notifications accepted.", ["home"], registry=metrics)
+        for home in ("ledger", "queue", "journal"):
+            self._accepted.labels(home)  # There from the start, so that a rate over it has a beginning.
         self._deliveries = Counter(
             "bellbuoy_deliveries_total", "Attempts by their outcome.", ["provider", "outcome"], registry=metrics
         )

@@ -28,6 +28,8 @@ async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
     """Look at everything; returns the exit status, 1 when something is wrong. `fix` mends what can be mended."""
     ledger = _embedded(settings.database_path) if settings.ledger.embedded else await _shared(settings, fix=fix)
     findings = [_data_dir(settings.data.dir), *_room(settings.data.dir), ledger]
+    if settings.queue.broker is not None:
+        findings.append(await _broker(settings))
     findings += await _providers(settings)
     worst = 1 if any(level == "error" for level, *_ in findings) else 0
     if as_json:
@@ -89,6 +91,28 @@ async def _shared(settings: Settings, *, fix: bool) -> Finding:
     if missing:
         return "error", "ledger", f"{found}, without the indexes {', '.join(missing)}", "bellbuoy doctor --fix"
     return "ok", "ledger", found, ""
+
+
+async def _broker(settings: Settings) -> Finding:
+    """Connect, declare and pass a message through; a service may be running on it."""
+    try:
+        queue = stores.broker(settings, SystemClock(), SystemRandom(), working=False)
+        try:
+            await queue.probe()
+            waiting = await queue.depth()
+        finally:
+            await queue.aclose()
+    except BellbuoyError as error:
+        return (
+            "error",
+            "queue",
+            str(error),
+            error.hint or "check [queue] url, its user's rights and the network between",
+        )
+    if waiting["dead"]:
+        found = f"RabbitMQ, with {waiting['dead']} messages in bellbuoy.dead that no worker could finish"
+        return "warning", "queue", found, "look at them with rabbitmqadmin; the ledger has their notifications"
+    return "ok", "queue", f"RabbitMQ, {sum(waiting.values())} messages wait", ""
 
 
 _MISSING = {
