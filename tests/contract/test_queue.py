@@ -251,13 +251,13 @@ async def test_one_who_gives_up_asking_takes_nothing_along(amqp_url: str) -> Non
 async def test_a_frozen_broker_is_not_waited_for(rabbitmq: RabbitServer, amqp_url: str) -> None:
     queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
     await queue.probe()
-    rabbitmq.pause()
+    rabbitmq.freeze()
     try:
         async with asyncio.timeout(8):
             with pytest.raises(Unavailable):
                 await queue.put("normal", [message("a")])
     finally:
-        rabbitmq.go_on()
+        rabbitmq.thaw()
     async with asyncio.timeout(30):
         while True:
             try:

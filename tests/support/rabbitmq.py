@@ -110,6 +110,10 @@ class RabbitServer:
         )
         return name
 
+    def refuse_writes(self, refusing: bool) -> None:
+        """Raise, or take back, the alarm of a full disk: the broker reads from no connection that publishes."""
+        self.control("set_disk_free_limit", "1000TB" if refusing else "50MB")
+
     def kill(self) -> None:
         """kill -9, of the node itself: the process that was started is a shell."""
         self._signal(signal.SIGKILL)
@@ -117,16 +121,16 @@ class RabbitServer:
             self._shell.wait(timeout=30)
             self._shell = None
 
-    def pause(self) -> None:
+    def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._shell is not None:
             with contextlib.suppress(ProcessLookupError):
-                self.go_on()
+                self.thaw()
             self.kill()
         if self._epmd is not None:
             self._epmd.kill()

@@ -57,7 +57,7 @@ class WatchedLedger:
         self._timeout = Timeout(timeout_s, clock=clock, name="ledger")
         self._late: set[asyncio.Task[Any]] = set()
         self._refusals: dict[str, tuple[float, Full]] = {}
-        self._probe = _Probe(ledger.probe, clock)
+        self._probe = _Probe(ledger.probe, clock, breaker)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._ledger, name)
@@ -155,7 +155,7 @@ class GuardedQueue:
         self._queue = queue
         self.breaker = breaker
         self._timeout = Timeout(breaker.settings.timeout_s, clock=clock, name="queue")
-        self._probe = _Probe(queue.probe, clock)
+        self._probe = _Probe(queue.probe, clock, breaker)
         for name in ("put", "depth"):
             setattr(self, name, _guarded(breaker, functools.partial(self._timeout.call, getattr(queue, name))))
 
@@ -171,10 +171,15 @@ class GuardedQueue:
 
 
 class _Probe:
-    """Asks a store how it is, at most once a second however many want to know."""
+    """Asks a store how it is, at most once a second however many want to know.
 
-    def __init__(self, probe: Callable[[], Coroutine[Any, Any, None]], clock: Clock) -> None:
-        self._probe = probe
+    It goes through the store's breaker: without traffic nothing else would find out that the store is back.
+    """
+
+    def __init__(
+        self, probe: Callable[[], Coroutine[Any, Any, None]], clock: Clock, breaker: CircuitBreaker | None
+    ) -> None:
+        self._probe = probe if breaker is None else _guarded(breaker, probe)
         self._clock = clock
         self._patience = Timeout(PROBE_S, clock=clock, name="probe")
         self._running: asyncio.Task[None] | None = None

@@ -97,3 +97,11 @@ async def collect(context: Context) -> None:
         telemetry.books_difference.set(await context.ledger.difference())
     except StoreError as error:
         telemetry.event("request_failed", path="/metrics", code=error.code)
+    if context.stores.queue is None:
+        return
+    telemetry.breaker_state.labels("rabbitmq").set(_STATE_NUMBERS.get(str(context.stores.queue.breaker.state), 0))
+    try:
+        for lane, depth in (await context.stores.queue.depth()).items():
+            telemetry.queue_depth.labels(lane).set(depth)
+    except StoreError as error:
+        telemetry.event("request_failed", path="/metrics", code=error.code)
