@@ -191,6 +191,10 @@ class Unavailable(StoreError):
     code = "store_unavailable"
 
 
+class Busy(Unavailable):
+    """The store is there; somebody else holds what was to be written, for a while."""
+
+
 class Full(StoreError):
     """The store has no room, on disk or in its queue; nothing was written."""
 

@@ -85,8 +85,10 @@ class Feed:
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
-        self._in_hand: dict[str, Handed] = {}
+        # The first is the one that is worked on; the others came meanwhile.
+        self._in_hand: dict[str, list[Handed]] = {}
         self._done: list[Handed] = []
+        self._owed: list[Handed] = []
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -100,7 +102,7 @@ class Feed:
             try:
                 await step()
             except Exception as error:  # A defect too: if this loop ended, its messages would wait for ever.
-                self._telemetry.event("feed_failed", code=code_of(error))
+                self._telemetry.event("feed_failed", step=step.__name__.strip("_"), code=code_of(error), why=str(error))
                 await self._clock.sleep(self._settings.wait_s)
 
     # Notifications.
@@ -112,12 +114,17 @@ class Feed:
             return
         handed = await self._queue.take(_WORK, limit=room, wait_s=self._settings.wait_s)
         fresh: list[Handed] = []
+        again: list[Handed] = []
         for one in handed:
-            if one.message.record.id in self._in_hand:
-                # The connection was lost while we worked on it: only what came now can be acknowledged.
-                self._in_hand[one.message.record.id] = one
+            notification_id = one.message.record.id
+            if notification_id in self._in_hand:
+                self._in_hand[notification_id].append(one)
+            elif any(notification_id == other.message.record.id for other in fresh):
+                again.append(one)
             else:
                 fresh.append(one)
+        if again:
+            await self._queue.give_back(again)
         if not fresh:
             return
         try:
@@ -159,16 +166,22 @@ class Feed:
         if task is None:
             return  # We are stopping; it is handed out again when the connection is closed.
         notification_id = claim.record.id
-        self._in_hand[notification_id] = handed
+        self._in_hand[notification_id] = [handed]
 
         def ended(task: asyncio.Task[bool]) -> None:
-            latest = self._in_hand.pop(notification_id)
+            came = self._in_hand.pop(notification_id)
             if task.cancelled():
                 return
+            # The connection was lost meanwhile and it came again: that one is done as well. Another message, of what
+            # is to be done next, is not.
+            self._done += [one for one in came[1:] if one.message == handed.message]
+            others = [one for one in came[1:] if one.message != handed.message]
+            if others:
+                self._worker.look_after(self._queue.give_back(others))
             if alone and not task.result():
-                self._later(latest)
+                self._later(handed)
             else:
-                self._finish(latest)
+                self._finish(handed)
 
         task.add_done_callback(ended)
 
@@ -201,19 +214,22 @@ class Feed:
         except (Full, Unavailable):
             await self._clock.sleep(self._settings.wait_s)
             return
-        handed = await self._queue.take(("outcomes",), limit=self._settings.batch, wait_s=5 * self._settings.wait_s)
-        if not handed:
-            return
-        now = self._clock.time()
-        try:
-            await self._ledger.absorb([self._account(one.message, now) for one in handed], now=now)
-        except (Full, Unavailable):
-            await self._queue.give_back(handed)
-            raise
-        await self._queue.acknowledge(handed)
+        if len(self._owed) < self._settings.batch:
+            wait_s = 0.0 if self._owed else 5 * self._settings.wait_s
+            self._owed += await self._queue.take(("outcomes",), limit=self._settings.batch, wait_s=wait_s)
+        # Kept until the ledger has them: given back again and again they would end with the dead.
+        self._owed = await self._absorb(self._owed)
+        if self._owed:
+            await self._clock.sleep(self._settings.wait_s)
 
-    def _account(self, message: Message, now: float) -> Account:
-        return Account(message.record, message.body_hash, now + self._settings.busy_s)
+    async def _absorb(self, handed: Sequence[Handed]) -> list[Handed]:
+        """Give the ledger what messages tell of; returns those that it cannot take yet."""
+        now = self._clock.time()
+        accounts = [Account(one.message.record, one.message.body_hash, now + self._settings.busy_s) for one in handed]
+        left = await self._ledger.absorb(accounts, now=now) if accounts else []
+        stays = [any(account is one for one in left) for account in accounts]
+        await self._queue.acknowledge([one for one, stay in zip(handed, stays, strict=True) if not stay])
+        return [one for one, stay in zip(handed, stays, strict=True) if stay]
 
     async def _raise_the_dead(self) -> None:
         """Have the ledger keep, for its own workers, what the queue gave up."""
@@ -221,8 +237,12 @@ class Feed:
         if not self._homes.away:
             handed = await self._queue.dead(limit=self._settings.batch)
         if handed:
-            await self._ledger.accept([_offer(one.message, self._clock.time()) for one in handed])
-            await self._queue.acknowledge(handed)
+            # Outcomes may be among them. Taking those in ends a lease, which what nobody began need not cost.
+            begun = [one for one in handed if one.message.record.chain is not None]
+            fresh = [one for one in handed if one.message.record.chain is None]
+            await self._ledger.accept([_offer(one.message, self._clock.time()) for one in fresh])
+            await self._queue.acknowledge(fresh)
+            await self._queue.give_back(await self._absorb(begun))
             self._telemetry.event("messages_given_up", count=len(handed))
         else:
             await self._clock.sleep(10 * self._settings.wait_s)

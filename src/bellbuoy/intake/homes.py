@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Full, NotFound, StoreError, Unavailable, code_of
+from bellbuoy.errors import Busy, Full, NotFound, StoreError, Unavailable, code_of
 from bellbuoy.intake.kept import Accepted, Entry, Kept
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import Issue
@@ -325,8 +325,8 @@ class Homes:
             if offers:
                 for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
                     self._compare(offer, taken)
-            if accounts:
-                await self._ledger.absorb(accounts, now=self._clock.time())
+            if accounts and await self._ledger.absorb(accounts, now=self._clock.time()):
+                raise Busy("somebody else holds what was to be written", retry_after_s=1.0)
         except Unavailable:
             if self._queue is None:
                 raise

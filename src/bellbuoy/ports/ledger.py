@@ -129,10 +129,13 @@ class NotificationLedger(Protocol):
         """
         ...
 
-    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> list[Account]:
         """Take in what was done about notifications while the ledger was away; whoever works on one loses its lease.
 
         Doing it again changes nothing.
+
+        Returns:
+            Those that were not taken in because somebody else holds their notifications; give them again in a while.
 
         Raises:
             Full, Unavailable: some may have been taken in, so give all of them again.

@@ -6,7 +6,7 @@ from random import Random
 
 from bellbuoy import resilience
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Full
+from bellbuoy.errors import Busy, Full
 from bellbuoy.service.settings import Breaker, Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -58,5 +58,5 @@ def make_breaker(
 
 
 def _judge(outcome: object) -> resilience.Verdict:
-    """A store that says that it is full is there and answers at once; all else is judged as anywhere."""
-    return resilience.Verdict.OK if isinstance(outcome, Full) else resilience.classify(outcome)
+    """A store that says that it is full, or held by others, is there; all else is judged as anywhere."""
+    return resilience.Verdict.OK if isinstance(outcome, (Busy, Full)) else resilience.classify(outcome)

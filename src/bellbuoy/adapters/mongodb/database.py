@@ -19,7 +19,7 @@ from pymongo.write_concern import WriteConcern
 from bellbuoy.adapters.mongodb import schema
 from bellbuoy.adapters.mongodb.faults import RETRY_AFTER_S, WRITE_CONFLICT, Contended, misconfigured, translated
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Unavailable
+from bellbuoy.errors import Busy, StoreError, Unavailable
 
 T = TypeVar("T")
 Session = AsyncClientSession
@@ -34,6 +34,9 @@ SCAN_S = 30.0
 
 CONFLICTS_MAX = 8
 """How often a transaction begins anew because another one was in its way; the driver waits longer each time."""
+
+_SUPERSEDE_TRIES = 12
+"""How often ending a transaction is tried, until the server would have ended it by itself."""
 
 _GRACE_S = 0.5
 """What the driver may take beyond its own deadline before the call is cut off from outside."""
@@ -86,6 +89,7 @@ class Database:
         self._process = secrets.token_hex(4)
         self._last_us = 0
         self._opening = asyncio.Lock()
+        self._superseding: set[asyncio.Task[None]] = set()
         self._opened = False
         self._closed = False
 
@@ -132,16 +136,46 @@ class Database:
                     raise Contended from None
                 raise
 
-        async def whole() -> T:
-            async with self._client.start_session() as session:
-                return await session.with_transaction(
-                    once,
-                    read_concern=ReadConcern("snapshot"),
-                    write_concern=_SAFE,
-                    read_preference=ReadPreference.PRIMARY,
-                )
+        session = self._client.start_session()
 
-        return await self.run(whole)
+        async def whole() -> T:
+            return await session.with_transaction(
+                once,
+                read_concern=ReadConcern("snapshot"),
+                write_concern=_SAFE,
+                read_preference=ReadPreference.PRIMARY,
+            )
+
+        try:
+            done = await self.run(whole)
+        except Contended:
+            await session.end_session()
+            raise
+        except BaseException:
+            # Whether it was ended nobody knows, and one that is open locks what it wrote for a minute.
+            task = asyncio.create_task(self._supersede(session), name="mongodb-supersede")
+            self._superseding.add(task)
+            task.add_done_callback(self._superseding.discard)
+            raise
+        await session.end_session()
+        return done
+
+    async def _supersede(self, session: Session) -> None:
+        """Begin another transaction on a session, at which the server ends the one before, as soon as it answers."""
+
+        async def look() -> None:
+            async with await session.start_transaction(read_concern=ReadConcern("snapshot")):
+                await self.accepted.find_one({"_id": ""}, session=session)
+
+        try:
+            for _ in range(_SUPERSEDE_TRIES):
+                try:
+                    await self._bounded(look, CALL_S)
+                    return
+                except StoreError:
+                    await asyncio.sleep(RETRY_AFTER_S)
+        finally:
+            await session.end_session()
 
     async def change(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """A transaction by itself, which nobody shares. Raises as `run`."""
@@ -166,6 +200,9 @@ class Database:
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""
         self._closed = True
+        for task in self._superseding:
+            task.cancel()
+        await asyncio.gather(*self._superseding, return_exceptions=True)
         await self._client.close()
 
     async def _open(self, within_s: float) -> None:
@@ -195,9 +232,9 @@ class Database:
         return Unavailable(f"MongoDB at {self.where} does not answer", retry_after_s=RETRY_AFTER_S)
 
 
-def busy() -> Unavailable:
+def busy() -> Busy:
     """Others write to the same documents all the time; nothing was written."""
-    return Unavailable("other processes are writing the same documents", retry_after_s=RETRY_AFTER_S)
+    return Busy("other processes are writing the same documents", retry_after_s=RETRY_AFTER_S)
 
 
 def place(url: str) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from bellbuoy.adapters.mongodb.database import Document, busy
 from bellbuoy.adapters.mongodb.documents import NO_LEASE, UNLEASED, changed, decode
 from bellbuoy.adapters.mongodb.notifications import SEEN, TRIES_MAX, Notifications
+from bellbuoy.errors import Busy
 from bellbuoy.model.delivery import ProviderName
 from bellbuoy.model.merge import merge
 from bellbuoy.model.notification import URGENCY
@@ -59,15 +60,20 @@ class Leases(Notifications):
         find = self._db.notifications.find({"_id": {"$in": ids}, "claim": token}, {"fence": 1, "record": 1})
         return {one["_id"]: Claim(decode(one["record"]), one["fence"]) async for one in find}
 
-    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
-        await self.accept([Offer(one.record, one.body_hash, one.due_at or now) for one in accounts])
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> list[Account]:
         places = asyncio.Semaphore(ABSORBED_AT_ONCE)
 
         async def absorb(account: Account) -> None:
+            # Each by itself, so that one that somebody holds does not stop the others; they are written together.
+            await self.accept([Offer(account.record, account.body_hash, account.due_at or now)])
             async with places:
                 await self._db.run(lambda: self._absorb(account, now))
 
-        await asyncio.gather(*(absorb(account) for account in accounts))
+        results = await asyncio.gather(*(absorb(account) for account in accounts), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, Busy):
+                raise result
+        return [one for one, result in zip(accounts, results, strict=True) if result is not None]
 
     async def _absorb(self, account: Account, now: float) -> None:
         for _ in range(TRIES_MAX):

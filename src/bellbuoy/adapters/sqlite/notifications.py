@@ -117,12 +117,13 @@ class Notifications:
 
         return await self._db.write(take)
 
-    async def absorb(self, accounts: Sequence[Account], *, now: float) -> None:
-        def take(connection: Connection) -> None:
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> list[Account]:
+        def take(connection: Connection) -> list[Account]:
             for one in accounts:
                 _absorb(connection, one, now)
+            return []
 
-        await self._db.write(take)
+        return await self._db.write(take)
 
     async def save(
         self,
