@@ -17,11 +17,12 @@ import pytest
 from bellbuoy.adapters.mongodb import MongoLedger
 from bellbuoy.adapters.mongodb.database import CALL_S
 from bellbuoy.clock import ManualClock, SystemClock
-from bellbuoy.errors import ConfigurationError, Full, LeaseLost, NotFound, Unavailable
+from bellbuoy.errors import Busy, ConfigurationError, Full, LeaseLost, NotFound, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Offer
 from tests.support.mongodb import REAL, MongoServer
+from tests.support.proxy import Proxy
 from tests.support.server import Server, to_email, wait_for
 
 pytestmark = pytest.mark.fault
@@ -335,3 +336,27 @@ def test_a_worker_frozen_past_its_lease_is_refused_by_its_fence(tmp_path: Path, 
         for process in (frozen, other, api, outside):
             if process.process is not None:
                 process.kill()
+
+
+@own_server
+async def test_a_transaction_whose_end_nobody_heard_locks_nothing(server: MongoServer) -> None:
+    proxy = Proxy(server.port)
+    slow = a_ledger(f"mongodb://127.0.0.1:{proxy.port}/bellbuoy?directConnection=true")
+    other = a_ledger(server.uri("bellbuoy"))
+    try:
+        await slow.accept([offer("a")])
+        proxy.delay(CALL_S / 2.5)  # An acceptance is several questions, so the deadline passes in the middle of it.
+        with pytest.raises(Unavailable):
+            await slow.accept([offer("b")])
+        proxy.mend()
+        async with asyncio.timeout(15):  # The server by itself would end it after a minute.
+            while True:
+                try:
+                    await other.accept([offer("b")])
+                    break
+                except Busy as error:
+                    await asyncio.sleep(error.retry_after_s or 0.1)
+    finally:
+        await slow.aclose()
+        await other.aclose()
+        proxy.close()

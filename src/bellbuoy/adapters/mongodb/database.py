@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, TypeVar
 
 import pymongo
@@ -153,7 +154,8 @@ class Database:
             raise
         except BaseException:
             # Whether it was ended nobody knows, and one that is open locks what it wrote for a minute.
-            task = asyncio.create_task(self._supersede(session), name="mongodb-supersede")
+            # In a context of its own: the deadline that has passed is in ours.
+            task = asyncio.create_task(self._supersede(session), name="mongodb-supersede", context=Context())
             self._superseding.add(task)
             task.add_done_callback(self._superseding.discard)
             raise
@@ -164,6 +166,8 @@ class Database:
         """Begin another transaction on a session, at which the server ends the one before, as soon as it answers."""
 
         async def look() -> None:
+            if session.in_transaction:
+                await session.abort_transaction()
             async with await session.start_transaction(read_concern=ReadConcern("snapshot")):
                 await self.accepted.find_one({"_id": ""}, session=session)
 
