@@ -6,7 +6,7 @@ from random import Random
 
 from bellbuoy import resilience
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Busy, Full
+from bellbuoy.errors import Busy, StoreError, Unavailable, code_of
 from bellbuoy.service.settings import Breaker, Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -47,16 +47,27 @@ def make_breaker(
     numbered = "mongodb" if name == "sqlite" else name
     numbers = breaker_settings(numbered, getattr(settings.breakers, numbered))
 
+    last = ""
+
+    def judge(outcome: object) -> resilience.Verdict:
+        nonlocal last
+        verdict = _judge(outcome)
+        if verdict is not resilience.Verdict.OK and isinstance(outcome, Exception):
+            # A store's errors are our own words; a provider's may quote an address.
+            last = str(outcome) if isinstance(outcome, StoreError) else code_of(outcome)
+        return verdict
+
     def tell(event: object) -> None:
         kind = _EVENTS.get(type(event).__name__)
         if kind is not None:
-            telemetry.event(kind, breaker=name)
+            telemetry.event(kind, breaker=name, **({"why": last} if kind == "circuit_breaker_opened" else {}))
         if kind == "circuit_breaker_opened":
             telemetry.event(_FAILURES.get(name, "external_service_failure"), service=name)
 
-    return resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell, classifier=_judge)
+    return resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell, classifier=judge)
 
 
 def _judge(outcome: object) -> resilience.Verdict:
-    """A store that says that it is full, or held by others, is there; all else is judged as anywhere."""
-    return resilience.Verdict.OK if isinstance(outcome, (Busy, Full)) else resilience.classify(outcome)
+    """A store that says no, that it has no such thing or no room, is there; all else is judged as anywhere."""
+    answered = isinstance(outcome, StoreError) and (isinstance(outcome, Busy) or not isinstance(outcome, Unavailable))
+    return resilience.Verdict.OK if answered else resilience.classify(outcome)

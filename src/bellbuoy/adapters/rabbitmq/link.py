@@ -75,7 +75,7 @@ class Link:
             except BellbuoyError:
                 self.drop()
                 raise
-            except _GONE as error:
+            except Exception as error:  # As below.
                 self.drop()
                 raise Unavailable("the queue's broker cannot be reached", retry_after_s=PAUSE_S[1]) from error
 
@@ -116,7 +116,9 @@ class Link:
             raise Unavailable("the broker has lost a queue", retry_after_s=PAUSE_S[1]) from error
         except DeliveryError as error:
             raise Full("the broker's queue has no room", retry_after_s=1.0) from error
-        except _GONE as error:
+        except BellbuoyError:
+            raise
+        except Exception as error:  # The driver says it in many ways, StopAsyncIteration among them.
             self.drop(mine)
             raise Unavailable("the queue's broker does not answer", retry_after_s=PAUSE_S[1]) from error
 
