@@ -15,7 +15,7 @@ import pymongo
 import pytest
 
 from bellbuoy.adapters.mongodb import MongoLedger
-from bellbuoy.adapters.mongodb.database import CALL_S
+from bellbuoy.adapters.mongodb.database import CALL_S, Database
 from bellbuoy.clock import ManualClock, SystemClock
 from bellbuoy.errors import Busy, ConfigurationError, Full, LeaseLost, NotFound, Unavailable
 from bellbuoy.model.delivery import Record
@@ -360,3 +360,20 @@ async def test_a_transaction_whose_end_nobody_heard_locks_nothing(server: MongoS
         await slow.aclose()
         await other.aclose()
         proxy.close()
+
+
+@own_server
+async def test_a_driver_that_is_stuck_is_replaced(server: MongoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bellbuoy.adapters.mongodb.database.CALL_S", 0.1)
+    database = Database(server.uri("bellbuoy"), clock=SystemClock())
+    first = database.database
+
+    async def stuck() -> None:
+        await asyncio.sleep(60)
+
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await database.run(stuck, within_s=0.1)
+    assert database.database is not first
+    assert await database.run(lambda: database.accepted.count_documents({}), within_s=5.0) == 0
+    await database.aclose()

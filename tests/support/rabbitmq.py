@@ -112,7 +112,7 @@ class RabbitServer:
 
     def refuse_writes(self, refusing: bool) -> None:
         """Raise, or take back, the alarm of a full disk: the broker reads from no connection that publishes."""
-        self.control("set_disk_free_limit", "1000TB" if refusing else "50MB")
+        self.control("set_disk_free_limit", "100000GB" if refusing else "50MB")
 
     def kill(self) -> None:
         """kill -9, of the node itself: the process that was started is a shell."""

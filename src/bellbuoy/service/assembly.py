@@ -116,7 +116,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         rng=rng,
         telemetry=telemetry,
     )
-    keys = Keys(ledger, clock=clock)
+    keys = Keys(ledger, clock=clock, copy=None if settings.ledger.embedded else settings.data.dir / "keys.json")
     nudge = worker.nudge if worker is not None else _nobody
     homes.nudge = nudge
     context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -9,6 +10,7 @@ import re
 import secrets
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
@@ -26,16 +28,48 @@ class Keys:
 
     A key is found by the SHA-256 of its secret, so the time of a look-up says nothing about secrets: an attacker does
     not choose hashes. Secrets have 256 bits of their own, so a slow hash would protect nothing.
+
+    Args:
+        store: where they are kept.
+        clock: for their age.
+        copy: a file for what the store said last, so that a process can start while a shared store is away; None for no
+            such file.
     """
 
-    def __init__(self, store: KeyStore, *, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, *, clock: Clock, copy: Path | None = None) -> None:
         self._store = store
         self._clock = clock
+        self._copy = copy
+        self._copied: list[ApiKey] | None = None
         self._by_hash: dict[bytes, ApiKey] = {}
 
     async def load(self) -> None:
         """Read the store; later changes come through `create` and `revoke`."""
-        self._by_hash = {key.hash: key for key in await self._store.keys() if key.revoked_at is None}
+        keys = [key for key in await self._store.keys() if key.revoked_at is None]
+        self._by_hash = {key.hash: key for key in keys}
+        if self._copy is not None and keys != self._copied:
+            write_secret(self._copy, msgspec.json.encode(keys).decode())
+            self._copied = keys
+
+    def recall(self, data_dir: Path) -> bool:
+        """Go by the copy of an earlier run and the bootstrap key that is at hand, until the store can be read.
+
+        Returns:
+            Whether there is any key, so that it makes sense to start.
+
+        Raises:
+            ConfigurationError: the bootstrap key cannot be used.
+        """
+        keys: list[ApiKey] = []
+        if self._copy is not None and self._copy.exists():
+            with contextlib.suppress(msgspec.DecodeError):
+                keys = msgspec.json.decode(self._copy.read_bytes(), type=list[ApiKey])
+        self._by_hash = {key.hash: key for key in keys}
+        secret = _at_hand(data_dir)
+        if secret is not None:
+            key = self._bootstrap_key(secret)
+            self._by_hash[key.hash] = key
+        return bool(self._by_hash)
 
     def find(self, secret: bytes) -> ApiKey | None:
         """The key with this secret, None when there is none or it was revoked."""
@@ -76,30 +110,25 @@ class Keys:
         Raises:
             ConfigurationError: the variable's value is too short or cannot be sent in a header.
         """
-        path = data_dir / "bootstrap.key"
-        secret = os.environ.get("BELLBUOY_BOOTSTRAP_KEY")
         written = None
-        if secret is not None:
-            if not re.fullmatch(rf"[\x21-\x7e]{{{BOOTSTRAP_LENGTH_MIN},1024}}", secret):
-                raise ConfigurationError(
-                    f"BELLBUOY_BOOTSTRAP_KEY needs at least {BOOTSTRAP_LENGTH_MIN} printable characters without spaces",
-                    hint="openssl rand -hex 24",
-                )
-        elif path.exists():
-            secret = path.read_text().strip()
-        elif any(key.id == BOOTSTRAP_ID for key in await self._store.keys()):
-            return None
-        else:
-            secret = f"bb_{BOOTSTRAP_ID}_{secrets.token_urlsafe(32)}"
-            write_secret(path, secret + "\n")
-            written = path
-        digest = hashlib.sha256(secret.encode()).digest()
+        secret = _at_hand(data_dir)
         known = next((k for k in await self._store.keys() if k.id == BOOTSTRAP_ID), None)
-        if known is None or known.hash != digest:
+        if secret is None:
+            if known is not None:
+                return None
+            secret = f"bb_{BOOTSTRAP_ID}_{secrets.token_urlsafe(32)}"
+            written = data_dir / "bootstrap.key"
+            write_secret(written, secret + "\n")
+        key = self._bootstrap_key(secret)
+        if known is None or known.hash != key.hash:
             if known is not None:
                 self._by_hash.pop(known.hash, None)
-            await self._put(ApiKey(BOOTSTRAP_ID, "bootstrap", TENANT, SCOPES, digest, self._clock.time()))
+            await self._put(key)
         return written
+
+    def _bootstrap_key(self, secret: str) -> ApiKey:
+        digest = hashlib.sha256(secret.encode()).digest()
+        return ApiKey(BOOTSTRAP_ID, "bootstrap", TENANT, SCOPES, digest, self._clock.time())
 
     async def _put(self, key: ApiKey) -> None:
         await self._store.put_key(key)
@@ -107,6 +136,20 @@ class Keys:
             self._by_hash[key.hash] = key
         else:
             self._by_hash.pop(key.hash, None)
+
+
+def _at_hand(data_dir: Path) -> str | None:
+    """The bootstrap key that this machine knows, None when it knows none. Raises ConfigurationError."""
+    secret = os.environ.get("BELLBUOY_BOOTSTRAP_KEY")
+    if secret is None:
+        path = data_dir / "bootstrap.key"
+        return path.read_text().strip() if path.exists() else None
+    if not re.fullmatch(rf"[\x21-\x7e]{{{BOOTSTRAP_LENGTH_MIN},1024}}", secret):
+        raise ConfigurationError(
+            f"BELLBUOY_BOOTSTRAP_KEY needs at least {BOOTSTRAP_LENGTH_MIN} printable characters without spaces",
+            hint="openssl rand -hex 24",
+        )
+    return secret
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from random import Random
 import uvicorn
 
 from bellbuoy.clock import Clock, SystemClock
-from bellbuoy.errors import ConfigurationError, code_of
+from bellbuoy.errors import ConfigurationError, Unavailable, code_of
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
@@ -58,7 +58,7 @@ async def run(
             settings = with_overrides(settings, sandbox.wiring())
         parts = assembly.build(settings, clock=clock, rng=Random(), accepting=accepting, working=working)
         stack.push_async_callback(parts.aclose)
-        await _prepare(parts, clock, announce)
+        known = await _prepare(parts, clock, announce)
         # What is there by now stays, so the collector need not look at it again; and thousands of notifications in hand
         # are no garbage, so it looks less often. Nearly all memory is freed by counting references alone.
         gc.collect()
@@ -77,7 +77,7 @@ async def run(
             if parts.retention is not None:
                 tasks.append(group.create_task(parts.retention.run(), name="retention"))
             if accepting and not parts.owns_ledger:
-                tasks.append(group.create_task(_follow_keys(parts, clock), name="keys"))
+                tasks.append(group.create_task(_follow_keys(parts, clock, known=known), name="keys"))
             working_task = group.create_task(parts.worker.run(), name="worker") if parts.worker is not None else None
             serving = group.create_task(_serve(parts, listener, sandbox, announce), name="api") if listener else None
             parts.telemetry.event("service_started", accepting=accepting, working=working)
@@ -100,20 +100,31 @@ async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, worki
         await asyncio.wait([working])
 
 
-async def _follow_keys(parts: assembly.Parts, clock: Clock) -> None:
-    """Learn within a second of keys that another process made or revoked."""
+async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> None:
+    """Learn within a second of keys that another process made or revoked; `known` when the store has ours."""
     while True:
         await clock.sleep(1.0)
         try:
+            if not known:
+                await parts.keys.bootstrap(parts.settings.data.dir)
             await parts.keys.load()
+            known = True
         except Exception as error:  # The next look will do, after a defect too.
             parts.telemetry.event("keys_not_read", code=code_of(error))
 
 
-async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> None:
+async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> bool:
+    """Bring in what was left; False when a shared ledger is away, so that its keys could not be read."""
     await parts.stores.homes.load()
-    await parts.keys.load()
-    written = await parts.keys.bootstrap(parts.settings.data.dir)
+    try:
+        await parts.keys.load()
+        written = await parts.keys.bootstrap(parts.settings.data.dir)
+    except Unavailable as error:
+        # The other homes still take notifications, for whoever has a key that is known here.
+        if parts.settings.ledger.embedded or not parts.keys.recall(parts.settings.data.dir):
+            raise
+        parts.telemetry.event("started_without_ledger", code=error.code)
+        return False
     if written is not None:
         parts.telemetry.event("bootstrap_key_written", path=str(written))
     key_file = parts.settings.data.dir / "bootstrap.key"
@@ -124,6 +135,7 @@ async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> N
         count = await parts.ledger.hand_back(None, now=clock.time())
         if count:
             parts.telemetry.event("leases_recovered", count=count)
+    return True
 
 
 async def _serve(

@@ -39,6 +39,7 @@ EVENTS: dict[str, str] = {
     "hand_back_failed": "error",
     "release_failed": "error",
     "keys_not_read": "error",
+    "started_without_ledger": "warning",
     "old_records_forgotten": "info",
     "retention_failed": "error",
     "heal_failed": "error",

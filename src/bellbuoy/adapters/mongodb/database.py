@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -39,6 +40,9 @@ CONFLICTS_MAX = 8
 _SUPERSEDE_TRIES = 12
 """How often ending a transaction is tried, until the server would have ended it by itself."""
 
+_OVERRUNS_MAX = 3
+"""Calls in a row that the driver does not end in time before it is replaced."""
+
 _GRACE_S = 0.5
 """What the driver may take beyond its own deadline before the call is cut off from outside."""
 
@@ -65,9 +69,22 @@ class Database:
 
     def __init__(self, url: str, *, clock: Clock) -> None:
         self.where = place(url)
+        self._url = url
+        self._overruns = 0
+        self._overran_at = 0.0
+        self._connect()
+        self._clock = clock
+        self._process = secrets.token_hex(4)
+        self._last_us = 0
+        self._opening = asyncio.Lock()
+        self._left: set[asyncio.Task[None]] = set()
+        self._opened = False
+        self._closed = False
+
+    def _connect(self) -> None:
         try:
             self._client: AsyncMongoClient[Document] = AsyncMongoClient(
-                url,
+                self._url,
                 appname="bellbuoy",
                 timeoutMS=int(CALL_S * 1000),
                 serverSelectionTimeoutMS=int(CALL_S * 1000),
@@ -86,13 +103,6 @@ class Database:
         self.tombstones: Collection = self.database["tombstones"]
         self.keys: Collection = self.database["keys"]
         self.meta: Collection = self.database["meta"]
-        self._clock = clock
-        self._process = secrets.token_hex(4)
-        self._last_us = 0
-        self._opening = asyncio.Lock()
-        self._superseding: set[asyncio.Task[None]] = set()
-        self._opened = False
-        self._closed = False
 
     def stamp(self) -> str:
         """A name that no other write has; names sort in the order of time, those of this process strictly.
@@ -156,8 +166,8 @@ class Database:
             # Whether it was ended nobody knows, and one that is open locks what it wrote for a minute.
             # In a context of its own: the deadline that has passed is in ours.
             task = asyncio.create_task(self._supersede(session), name="mongodb-supersede", context=Context())
-            self._superseding.add(task)
-            task.add_done_callback(self._superseding.discard)
+            self._left.add(task)
+            task.add_done_callback(self._left.discard)
             raise
         await session.end_session()
         return done
@@ -204,9 +214,9 @@ class Database:
     async def aclose(self) -> None:
         """Close the connections. Safe to call twice."""
         self._closed = True
-        for task in self._superseding:
+        for task in self._left:
             task.cancel()
-        await asyncio.gather(*self._superseding, return_exceptions=True)
+        await asyncio.gather(*self._left, return_exceptions=True)
         await self._client.close()
 
     async def _open(self, within_s: float) -> None:
@@ -223,17 +233,42 @@ class Database:
             raise self._silent() from None
 
     async def _bounded(self, work: Callable[[], Awaitable[T]], within_s: float) -> T:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(within_s + _GRACE_S):
                 with pymongo.timeout(within_s):
-                    return await work()
+                    done = await work()
+            self._overruns = 0
+            return done
         except TimeoutError:
+            self._overran(began)
             raise self._silent() from None
         except PyMongoError as error:
+            self._overruns = 0
             raise translated(error, self.where) from None
+
+    def _overran(self, began: float) -> None:
+        """The driver missed its own deadline. When it does so again and again it is stuck; a new one is not."""
+        if began < self._overran_at:
+            return  # Of calls at the same time one counts.
+        self._overran_at = time.monotonic()
+        self._overruns += 1
+        if self._overruns < _OVERRUNS_MAX or self._closed:
+            return
+        self._overruns = 0
+        task = asyncio.create_task(_close(self._client), name="mongodb-close", context=Context())
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        self._connect()
 
     def _silent(self) -> Unavailable:
         return Unavailable(f"MongoDB at {self.where} does not answer", retry_after_s=RETRY_AFTER_S)
+
+
+async def _close(client: AsyncMongoClient[Document]) -> None:
+    with contextlib.suppress(TimeoutError, PyMongoError):
+        async with asyncio.timeout(CALL_S):
+            await client.close()
 
 
 def busy() -> Busy:
