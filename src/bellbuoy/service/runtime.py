@@ -14,12 +14,15 @@ from random import Random
 import uvicorn
 
 from bellbuoy.clock import Clock, SystemClock
-from bellbuoy.errors import ConfigurationError, Unavailable, code_of
+from bellbuoy.errors import ConfigurationError, StoreError, Unavailable, code_of
 from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
 from bellbuoy.service.api.protocol import BoundedProtocol, sweep
-from bellbuoy.service.settings import Settings, with_overrides
+from bellbuoy.service.link import Link, open_link
+from bellbuoy.service.settings import Settings, of_document, with_overrides
+from bellbuoy.service.supervisor import Supervisor, handle_signals
+from bellbuoy.service.telemetry import ServiceTelemetry
 
 Announce = Callable[[str], None]
 
@@ -33,7 +36,14 @@ class _Server(uvicorn.Server):
 
 
 async def run(
-    settings: Settings, *, accepting: bool, working: bool, announce: Announce, clock: Clock | None = None
+    settings: Settings,
+    *,
+    accepting: bool,
+    working: bool,
+    announce: Announce,
+    clock: Clock | None = None,
+    listener: socket.socket | None = None,
+    link: Link | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish or give back what is in hand.
 
@@ -42,6 +52,8 @@ async def run(
         accepting, working: serve HTTP, deliver, or both.
         announce: told, in words for people, where things are.
         clock: the system's when None.
+        listener: bound, for a process that is one of several; None binds `[server] host` and `port`.
+        link: to the supervisor, whose end ends this process too; None where there is none.
 
     Raises:
         ConfigurationError: it cannot start as configured; nothing was begun.
@@ -52,10 +64,11 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
-        listener = stack.enter_context(_listen(settings)) if accepting else None
-        sandbox = await _sandbox(settings, stack, clock, listener) if settings.sandbox.enabled else None
-        if sandbox is not None:
-            settings = with_overrides(settings, sandbox.wiring())
+        if accepting and listener is None:
+            listener = stack.enter_context(_listen(settings))
+        sandbox = None
+        if settings.sandbox.enabled and link is None:
+            sandbox, settings = await _sandbox(settings, stack, clock, listener)
         parts = assembly.build(settings, clock=clock, rng=Random(), accepting=accepting, working=working)
         stack.push_async_callback(parts.aclose)
         known = await _prepare(parts, clock, announce)
@@ -76,11 +89,16 @@ async def run(
                 tasks.append(group.create_task(parts.release.run(), name="release"))
             if parts.retention is not None:
                 tasks.append(group.create_task(parts.retention.run(), name="retention"))
+            if link is not None:
+                tasks.append(group.create_task(_follow(link, parts, clock, stop), name="supervisor"))
+                tasks.append(group.create_task(_publish_metrics(parts, clock), name="metrics"))
             if accepting and not parts.owns_ledger:
                 tasks.append(group.create_task(_follow_keys(parts, clock, known=known), name="keys"))
             working_task = group.create_task(parts.worker.run(), name="worker") if parts.worker is not None else None
             serving = group.create_task(_serve(parts, listener, sandbox, announce), name="api") if listener else None
             parts.telemetry.event("service_started", accepting=accepting, working=working)
+            if link is not None:
+                link.tell(ready=parts.worker.owner if parts.worker is not None else "")
             stopping = group.create_task(stop.wait(), name="stop")
             await asyncio.wait([stopping, *filter(None, (serving, working_task))], return_when=asyncio.FIRST_COMPLETED)
             parts.telemetry.event("service_stopping")
@@ -88,6 +106,83 @@ async def run(
             for task in (*tasks, stopping):
                 task.cancel()
         parts.telemetry.event("service_stopped")
+
+
+async def supervise(settings: Settings, *, accepting: bool, working: bool, announce: Announce) -> int:
+    """Keep `[server] workers` processes that do the same, until SIGTERM or SIGINT; returns the exit status.
+
+    Raises:
+        ConfigurationError: it cannot start as configured; nothing was begun.
+    """
+    clock, telemetry = SystemClock(), ServiceTelemetry()
+    async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(_listen(settings)) if accepting else None
+        settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        standing_in = None
+        if settings.sandbox.enabled:
+            sandbox, settings = await _sandbox(settings, stack, clock, listener)
+            standing_in = asyncio.create_task(sandbox.run(), name="sandbox")
+            announce(f"sandbox control  {sandbox.urls['control']}/_control")
+        if settings.ledger.embedded:
+            telemetry.event("processes_share_a_file", processes=settings.server.workers)
+        supervisor = Supervisor(
+            settings,
+            accepting=accepting,
+            working=working,
+            listener=listener,
+            announce=announce,
+            clock=clock,
+            rng=Random(),
+            telemetry=telemetry,
+        )
+        handle_signals(supervisor)
+        try:
+            return await supervisor.run()
+        finally:
+            if standing_in is not None:
+                standing_in.cancel()
+
+
+async def obey(end: socket.socket, configure_logging: Callable[[str, str], None]) -> None:
+    """Be one of several processes, as the supervisor at the other end says, until it says stop or is gone.
+
+    Raises:
+        ConfigurationError: it cannot be what it is to be.
+    """
+    link = await open_link(end)
+    order = await anext(link.heard())
+    settings = of_document(order["settings"])
+    configure_logging(settings.log.level, settings.log.format)
+    listener = socket.socket(fileno=order["listener"]) if order["listener"] is not None else None
+    await run(
+        settings,
+        accepting=order["accepting"],
+        working=order["working"],
+        announce=lambda line: link.tell(say=line),
+        listener=listener,
+        link=link,
+    )
+
+
+async def _follow(link: Link, parts: assembly.Parts, clock: Clock, stop: asyncio.Event) -> None:
+    """Do what the supervisor asks for, and stop when it is gone."""
+    async for message in link.heard():
+        if "lost" in message:
+            try:
+                count = await parts.ledger.hand_back(message["lost"], now=clock.time())
+            except StoreError as error:  # Its leases then end by themselves.
+                parts.telemetry.event("hand_back_failed", code=error.code)
+            else:
+                parts.telemetry.event("leases_recovered", count=count)
+    parts.telemetry.event("supervisor_lost")
+    stop.set()
+
+
+async def _publish_metrics(parts: assembly.Parts, clock: Clock) -> None:
+    """Keep what the other processes read of this one's metrics up to date."""
+    while True:
+        await clock.sleep(1.0)
+        parts.telemetry.publish()
 
 
 async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, working: asyncio.Task[None] | None) -> None:
@@ -194,8 +289,8 @@ def _listen(settings: Settings) -> socket.socket:
 
 async def _sandbox(
     settings: Settings, stack: contextlib.AsyncExitStack, clock: Clock, listener: socket.socket | None
-) -> Sandbox:
-    """Start the stand-ins; control listens one port above the API when nothing else is configured."""
+) -> tuple[Sandbox, Settings]:
+    """Start the stand-ins, and wire them in; control listens one port above the API when nothing else is configured."""
     port = settings.sandbox.port
     if port is None:
         port = listener.getsockname()[1] + 1 if listener is not None else 8471
@@ -214,5 +309,5 @@ async def _sandbox(
                 raise
             continue
         stack.push_async_callback(sandbox.aclose)
-        return sandbox
+        return sandbox, with_overrides(settings, sandbox.wiring())
     raise AssertionError("unreachable")

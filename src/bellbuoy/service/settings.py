@@ -64,7 +64,7 @@ class Section(BaseModel):
 class Server(Section):
     host: str = "127.0.0.1"
     port: Port = 8470
-    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
     in_flight_max: Annotated[int, Field(ge=1)] = 5_000
     connections_max: Annotated[int, Field(ge=1)] = 4_000
 
@@ -322,9 +322,19 @@ def load(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] 
 
 def with_overrides(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
     """The same settings with some sections' keys replaced, whatever the environment says."""
-    merged = _merged(settings.model_dump(by_alias=True), overrides)
+    return of_document(_merged(settings.model_dump(by_alias=True), overrides))
+
+
+def document_of(settings: Settings) -> dict[str, Any]:
+    """All settings, secrets too, as what JSON can hold; for a process of our own, and nowhere else to be shown."""
+    document: dict[str, Any] = _plain(settings.model_dump(by_alias=True))
+    return document
+
+
+def of_document(document: Mapping[str, Any]) -> Settings:
+    """The settings that `document_of` gave, whatever the environment says."""
     return Settings.model_construct(
-        **{name: field.annotation.model_validate(merged[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
+        **{name: field.annotation.model_validate(document[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
     )
 
 
@@ -383,6 +393,14 @@ def _worded(error: ValidationError) -> str:
 def _nearest(name: str, known: set[str]) -> str:
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def open_stores(
         Full, Unavailable: the embedded ledger cannot be opened.
     """
     embedded = settings.ledger.embedded
-    alone = accepting and working and embedded
+    alone = accepting and working and embedded and settings.server.workers == 1
     settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     locks = [_lock(settings.data.dir, exclusive=alone)]
     breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from bellbuoy.model.operation import Issue
+
+_OfAll = Literal["livemax", "livemostrecent", "livesum"]
+"""What a gauge shows where there are several processes."""
+
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus-client's own: where the processes of one service keep their metrics, so that any of them can show all."""
 
 EVENTS: dict[str, str] = {
     # name -> level
     "service_started": "info",
     "service_stopping": "info",
     "service_stopped": "info",
+    "supervisor_stopped": "info",
+    "supervisor_lost": "error",
+    "process_died": "error",
+    "process_killed": "error",
+    "processes_replaced": "info",
+    "replacement_failed": "error",
+    "processes_share_a_file": "warning",
+    "scaled": "info",
     "bootstrap_key_written": "info",
     "leases_recovered": "info",
     "circuit_breaker_opened": "warning",
@@ -104,19 +120,19 @@ class ServiceTelemetry:
             registry=metrics,
             buckets=LATENCY_BUCKETS_S,
         )
-        self.breaker_state = Gauge(
-            "bellbuoy_breaker_state", "0 closed, 1 half open, 2 open, 3 isolated.", ["name"], registry=metrics
+        self.breaker_state = self._gauge(
+            "bellbuoy_breaker_state", "0 closed, 1 half open, 2 open, 3 isolated.", ["name"], of_all="livemax"
         )
-        self.queue_depth = Gauge("bellbuoy_queue_depth", "Notifications that are due.", ["queue"], registry=metrics)
-        self.oldest_pending = Gauge(
-            "bellbuoy_oldest_pending_seconds", "Age of the oldest notification that is due.", registry=metrics
+        self.queue_depth = self._gauge("bellbuoy_queue_depth", "Notifications that are due.", ["queue"])
+        self.oldest_pending = self._gauge(
+            "bellbuoy_oldest_pending_seconds", "Age of the oldest notification that is due."
         )
-        self.dead_letters = Gauge("bellbuoy_dead_letters", "Dead letters that wait.", registry=metrics)
-        self.journal_pending = Gauge(
-            "bellbuoy_journal_pending", "Notifications that only the journal has.", registry=metrics
+        self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
+        self.journal_pending = self._gauge(
+            "bellbuoy_journal_pending", "Notifications that only the journal has.", of_all="livesum"
         )
-        self.books_difference = Gauge(
-            "bellbuoy_books_difference", "Accepted less all that became of it; always 0.", registry=metrics
+        self.books_difference = self._gauge(
+            "bellbuoy_books_difference", "Accepted less all that became of it; always 0."
         )
         # Counting in a dictionary costs a tenth of a counter's lock; they are added up when somebody looks.
         self._counts: dict[tuple[Any, ...], int] = {}
@@ -148,11 +164,22 @@ class ServiceTelemetry:
             self.event("issue_cleared", issue=name, component=component)
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus's text format."""
+        """All metrics in Prometheus's text format; of all processes where there are several."""
+        self.publish()
+        if METRICS_VARIABLE not in os.environ:
+            return generate_latest(self.registry)
+        of_all = CollectorRegistry()
+        multiprocess.MultiProcessCollector(of_all)  # type: ignore[no-untyped-call]
+        return generate_latest(of_all)
+
+    def publish(self) -> None:
+        """Add up what was counted since the last time."""
         counts, self._counts = self._counts, {}
         for (metric, *labels), count in counts.items():
             metric.labels(*labels).inc(count)
-        return generate_latest(self.registry)
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = (), *, of_all: _OfAll = "livemostrecent") -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=of_all)
 
     def _count(self, count: int, metric: Counter, *labels: str) -> None:
         key = (metric, *labels)

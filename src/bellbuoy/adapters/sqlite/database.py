@@ -84,6 +84,8 @@ class Database:
             self._writer = _open(path)
             self._reader = _open(path)
             self._scanner = _open(path)
+            # Other processes may be opening the same file: a transaction that reads first could not write after them.
+            self._writer.transaction_mode = "IMMEDIATE"
             with self._writer:
                 schema(self._writer)
         except apsw.Error as error:

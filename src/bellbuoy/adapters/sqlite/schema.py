@@ -80,6 +80,8 @@ def migrate(connection: Connection) -> None:
             f"the ledger has schema version {version}, this Bellbuoy knows {len(MIGRATIONS)}",
             hint="run the Bellbuoy that wrote it, or a newer one",
         )
+    if version == len(MIGRATIONS):
+        return
     for step in MIGRATIONS[version:]:
         connection.execute(step).fetchall()
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

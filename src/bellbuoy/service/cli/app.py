@@ -6,9 +6,10 @@ Exit status: 0 done, 1 failed, 2 wrong use.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ for name, group in (
 Config = Annotated[Path | None, typer.Option("--config", help="The TOML file; bellbuoy.toml if it is there.")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
 Host = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, max=64, help="How many processes.")]
 Port = Annotated[int | None, typer.Option("--port", help="The port to listen on; 0 takes a free one.")]
 Url = Annotated[str | None, typer.Option("--url", help="The service; else BELLBUOY_URL, else this machine's.")]
 Key = Annotated[str | None, typer.Option("--key", help="The API key; else BELLBUOY_API_KEY, else bootstrap.key.")]
@@ -94,15 +96,46 @@ def _run(settings: Settings, *, accepting: bool, working: bool) -> None:
 
     configure_logging(settings.log.level, settings.log.format)
     os.umask(0o077)  # The ledger holds recipients and content, whoever made the directory it lies in.
-    try:
-        uvloop.run(
-            runtime.run(settings, accepting=accepting, working=working, announce=lambda line: print(line, flush=True))
+
+    def announce(line: str) -> None:
+        print(line, flush=True)
+
+    several = settings.server.workers > 1
+    with _one_error():
+        status = uvloop.run(
+            (runtime.supervise if several else runtime.run)(
+                settings, accepting=accepting, working=working, announce=announce
+            )
         )
+    if status:
+        raise typer.Exit(status)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise what a task group failed with as the error it is."""
+    try:
+        yield
     except ExceptionGroup as group:
         for error in group.exceptions:
             if isinstance(error, BellbuoyError):
                 raise error from None
         raise
+
+
+@app.command(hidden=True)
+def node(link: int) -> None:
+    """Be one of several processes; the supervisor at the other end of the socket LINK says as what."""
+    import socket
+
+    import uvloop
+
+    from bellbuoy.service import runtime
+    from bellbuoy.service.telemetry import configure_logging
+
+    os.umask(0o077)
+    with _one_error():
+        uvloop.run(runtime.obey(socket.socket(fileno=link), configure_logging))
 
 
 @app.command()
@@ -114,9 +147,10 @@ def serve(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
+    workers: Workers = None,
 ) -> None:
-    """Everything in one process: HTTP and deliveries."""
-    settings = _settings(config, data_dir, host=host, port=port)
+    """Everything in one command: HTTP and deliveries, in one process or several."""
+    settings = _settings(config, data_dir, host=host, port=port, workers=workers)
     if sandbox:
         from bellbuoy.service.settings import with_overrides
 
@@ -125,15 +159,21 @@ def serve(
 
 
 @app.command()
-def api(config: Config = None, host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
-    """Serve HTTP only; a worker on the same data directory delivers."""
-    _run(_settings(config, data_dir, host=host, port=port), accepting=True, working=False)
+def api(
+    config: Config = None,
+    host: Host = None,
+    port: Port = None,
+    data_dir: DataDir = None,
+    workers: Workers = None,
+) -> None:
+    """Serve HTTP only; a worker on the same ledger delivers."""
+    _run(_settings(config, data_dir, host=host, port=port, workers=workers), accepting=True, working=False)
 
 
 @app.command()
-def worker(config: Config = None, data_dir: DataDir = None) -> None:
+def worker(config: Config = None, data_dir: DataDir = None, workers: Workers = None) -> None:
     """Deliver only."""
-    _run(_settings(config, data_dir), accepting=False, working=True)
+    _run(_settings(config, data_dir, workers=workers), accepting=False, working=True)
 
 
 @app.command()
