@@ -102,6 +102,7 @@ class Database:
         self.users: Collection = self.database["users"]
         self.tombstones: Collection = self.database["tombstones"]
         self.keys: Collection = self.database["keys"]
+        self.control: Collection = self.database["control"]
         self.meta: Collection = self.database["meta"]
 
     def stamp(self) -> str:

@@ -41,6 +41,7 @@ INDEXES: Mapping[str, list[IndexModel]] = {
         _index("letter", ("tenant", _UP), ("letters.id", _UP), where="buried_at"),
         _index("doubted", ("duplicates", _UP), where="duplicates"),
     ],
+    "control": [_index("newest", ("kind", _UP), ("at", _DOWN), ("_id", _DOWN))],
     "accepted": [_index("tenant", ("tenant", _UP))],
     "tombstones": [
         _index("newest", ("tenant", _UP), ("_id", _DOWN)),

@@ -1,5 +1,6 @@
-"""The embedded ledger and queue: one SQLite file, one writer, commits in groups."""
+"""The embedded ledger and queue, and what a machine has to remember: SQLite files, one writer, commits in groups."""
 
+from bellbuoy.adapters.sqlite.control import SqliteControlStore
 from bellbuoy.adapters.sqlite.ledger import SqliteLedger
 
-__all__ = ["SqliteLedger"]
+__all__ = ["SqliteControlStore", "SqliteLedger"]

@@ -1,0 +1,91 @@
+"""What operating this machine has to remember, in a SQLite file of its own beside the ledger.
+
+A file of its own, since it is needed most when the ledger is away. Several processes of one machine share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bellbuoy.adapters.sqlite.database import Connection, Database
+from bellbuoy.clock import Clock
+from bellbuoy.errors import Conflict
+from bellbuoy.ports.control import DOCUMENT_BYTES_MAX, Kept, Kind
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS control(
+    kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY(kind, id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS control_newest ON control(kind, at);
+"""
+
+
+class SqliteControlStore:
+    """Implements `bellbuoy.ports.control.ControlStore`.
+
+    Args:
+        path: the file; its folder exists.
+        clock: for the times of writes.
+        inline: no threads, for simulation; see `Database`.
+
+    Raises:
+        ConfigurationError: the file cannot be opened for writing.
+        Full, Unavailable: the disk is full, or the file is damaged.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
+        self._db = Database(path, _prepare, inline=inline)
+        self._clock = clock
+
+    async def read(self, kind: Kind, id: str) -> Kept | None:
+        return await self._db.read(lambda connection: _find(connection, kind, id))
+
+    async def page(self, kind: Kind, *, limit: int) -> Sequence[Kept]:
+        sql = "SELECT id, version, at, data FROM control WHERE kind = ? ORDER BY at DESC, id DESC LIMIT ?"
+        rows = await self._db.read(lambda connection: connection.execute(sql, (kind, limit)).fetchall())
+        return [Kept(*row) for row in rows]
+
+    async def write(self, kind: Kind, id: str, data: bytes, *, version: int) -> Kept:
+        if len(data) > DOCUMENT_BYTES_MAX:
+            raise ValueError(f"the document has {len(data)} bytes, at most {DOCUMENT_BYTES_MAX} are kept")
+        written = Kept(id, version + 1, self._clock.time(), data)
+
+        def put(connection: Connection) -> None:
+            _check(connection, kind, id, version)
+            connection.execute(
+                "INSERT OR REPLACE INTO control VALUES (?, ?, ?, ?, ?)",
+                (kind, id, written.version, written.at, written.data),
+            )
+
+        await self._db.write(put)
+        return written
+
+    async def delete(self, kind: Kind, id: str, *, version: int) -> None:
+        def remove(connection: Connection) -> None:
+            if _find(connection, kind, id) is not None:
+                _check(connection, kind, id, version)
+                connection.execute("DELETE FROM control WHERE kind = ? AND id = ?", (kind, id))
+
+        await self._db.write(remove)
+
+    async def aclose(self) -> None:
+        await self._db.aclose()
+
+
+def _prepare(connection: Connection) -> None:
+    connection.execute(_SCHEMA).fetchall()
+
+
+def _find(connection: Connection, kind: Kind, id: str) -> Kept | None:
+    sql = "SELECT id, version, at, data FROM control WHERE kind = ? AND id = ?"
+    row = connection.execute(sql, (kind, id)).fetchone()
+    return Kept(*row) if row else None
+
+
+def _check(connection: Connection, kind: Kind, id: str, version: int) -> None:
+    found = _find(connection, kind, id)
+    there = found.version if found else 0
+    if there != version:
+        raise Conflict(f"the {kind} {id} has version {there} by now, not {version}")
