@@ -296,7 +296,8 @@ def test_health_names_every_dependency(server: Server) -> None:
     health = server.get("/v1/health")
     assert set(health["dependencies"]) == {"ledger", "fcm", "apns", "smtp", "sms"}
     assert health["dependencies"]["ledger"]["status"] == "healthy"
-    assert {b["name"]: b["state"] for b in server.get("/v1/breakers")["items"]}.keys() == {"fcm", "apns", "smtp", "sms"}
+    breakers = {b["name"]: b["state"] for b in server.get("/v1/breakers")["items"]}
+    assert breakers.keys() == {"fcm", "apns", "smtp", "sms", "sqlite"}
 
 
 def test_a_breaker_can_be_isolated_and_closed_by_hand(server: Server) -> None:

@@ -75,6 +75,9 @@ class RecordingTelemetry:
     def delivered(self, seconds: float) -> None:
         """Not looked at."""
 
+    def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
+        """Not looked at."""
+
     def raise_issue(self, issue: Issue) -> None:
         self.issues.setdefault((issue.name, issue.component), issue)
 

@@ -88,8 +88,12 @@ class CachedLedger:
         try:
             return await self._ledger.restore(tenant, **which)
         finally:
-            self._changes += 1
-            self._users.clear()
+            self.drop_cache()
+
+    def drop_cache(self) -> None:
+        """Forget everything that is remembered; it is asked for again."""
+        self._changes += 1
+        self._users.clear()
 
     def _forget(self, keys: list[tuple[str, str]]) -> None:
         self._changes += 1
@@ -129,3 +133,7 @@ class RememberedUsers:
         if len(self._users) > self._users_max:
             self._users.popitem(last=False)
         return user
+
+    def drop_cache(self) -> None:
+        """Forget everything that is remembered."""
+        self._users.clear()

@@ -58,6 +58,7 @@ class Release:
         self._clock = clock
         self._telemetry = telemetry
         self._since: dict[str, float] = {}
+        self._sweeping: dict[str, int | None] = {}
 
     async def run(self) -> None:
         """Look every `every_s`, until cancelled."""
@@ -67,6 +68,10 @@ class Release:
                 await self.step()
             except Exception as error:  # A defect too: what is held must not stay so for ever.
                 self._telemetry.event("release_failed", code=code_of(error))
+
+    def sweep(self, provider: str) -> None:
+        """Let go once all that waits for a provider now, at the usual pace: there is another way by now."""
+        self._sweeping[provider] = None  # How many that are is known at the next look.
 
     async def step(self) -> None:
         """Look once at every provider."""
@@ -95,8 +100,15 @@ class Release:
     async def _let_go(self, lane: Lane, waiting: int) -> None:
         if not waiting:
             self._since.pop(lane.name, None)
+            self._sweeping.pop(lane.name, None)
             return
         count = lane.releasable(self._pace(lane.name), self._settings.trials)
+        if lane.name in self._sweeping:
+            left = self._sweeping.pop(lane.name)
+            left = waiting if left is None else left
+            count = max(count, min(left, self._pace(lane.name)))
+            if left > count:
+                self._sweeping[lane.name] = left - count
         if count:
             released = await self._ledger.release_held(lane.provider.name, now=self._clock.time(), limit=count)
             self._telemetry.event("held_released", provider=lane.name, count=released, left=waiting - released)

@@ -6,14 +6,14 @@ Pure: the same record, recipient and time always give the same route.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from bellbuoy.model import transitions
-from bellbuoy.model.delivery import Delivery, Message, ProviderName, Record
+from bellbuoy.model.delivery import Delivery, Message, Record
 from bellbuoy.model.identity import derived
-from bellbuoy.model.recipient import CHANNELS, Channel, Platform, QuietHours, User
+from bellbuoy.model.recipient import Channel, QuietHours, User
+from bellbuoy.model.routes import CALM, Address, Circumstances, allowed, chain_of, endpoints, every_address
 
 _NAMESPACE = uuid.UUID("6f0a7e0e-3a0f-5f5b-9e3c-0b6e6c6c7569")
 
@@ -34,7 +34,7 @@ def route(record: Record, user: User | None, now: float) -> None:
         transitions.suppress(record, now, _opting_out(record))
         return
     record.locale = user.locale if user else None
-    record.chain, refused = _chain(record, user)
+    record.chain, refused = chain_of(record.request, user)
     if not record.chain:
         record.status = "failed"
         record.code = "no_route"
@@ -43,7 +43,7 @@ def route(record: Record, user: User | None, now: float) -> None:
     record.note(now, "routed", " then ".join(record.chain))
 
 
-def look_again(record: Record, user: User | None, now: float) -> None:
+def look_again(record: Record, user: User | None, now: float, at: Circumstances = CALM) -> None:
     """Hold what was decided against what the recipient is and allows now, before anything more is sent.
 
     Time has passed since the record was routed: a retry, a hold, an earlier channel. A category that was opted out of
@@ -54,6 +54,7 @@ def look_again(record: Record, user: User | None, now: float) -> None:
         record: routed before; none of its deliveries is `sending`.
         user: the recipient as it is now, None when the request names no user or one that is deleted.
         now: epoch seconds.
+        at: how the service works at the moment.
     """
     if record.request.recipient.user_id is None:
         return
@@ -61,11 +62,11 @@ def look_again(record: Record, user: User | None, now: float) -> None:
         transitions.suppress(record, now, _opting_out(record))
         return
     for delivery in [d for d in record.deliveries if d.open]:
-        there = list(endpoints(record, user, delivery.channel))
+        there = every_address(record.request, user, delivery.channel)
         if any(address[:2] == (delivery.provider, delivery.endpoint) for address in there):
             continue
         transitions.fail(record, delivery, now, exhausted=False, why=_gone(user, delivery))
-        for address in there:
+        for address in endpoints(record.request, user, delivery.channel, at):
             if address[3] == delivery.device_id:
                 _add(record, delivery.step, delivery.channel, address, now)
 
@@ -109,64 +110,7 @@ def _opting_out(record: Record) -> str:
     return f"the recipient opted out of the category {record.request.category!r}"
 
 
-def allowed(user: User) -> tuple[Channel, ...]:
-    """The channels that a recipient allows, in order of preference."""
-    return user.preferences.channels if user.preferences.channels is not None else CHANNELS
-
-
-def _chain(record: Record, user: User | None) -> tuple[tuple[Channel, ...], str | None]:
-    """The channels that lead somewhere, in order, and what to tell the sender when there are none."""
-    recipient = record.request.recipient
-    if recipient.device:
-        reachable: tuple[Channel, ...] = ("push",)
-    elif recipient.email:
-        reachable = ("email",)
-    elif recipient.phone:
-        reachable = ("sms",)
-    elif user is None:
-        return (), "the user is unknown"
-    else:
-        reachable = allowed(user)
-    wanted = record.request.channels or reachable
-    chain = tuple(c for c in wanted if c in reachable and any(endpoints(record, user, c)))
-    if chain:
-        return chain, None
-    refused = [c for c in wanted if c not in reachable]
-    if refused:
-        return (), f"{', '.join(refused)} not among the channels the recipient allows or has"
-    return (), f"no usable endpoint for {', '.join(wanted)}"
-
-
-Address = tuple[ProviderName, str, Platform | None, str | None, float | None]
-"""provider, endpoint, platform, device id, the epoch second the token was registered"""
-
-
-def endpoints(record: Record, user: User | None, channel: Channel) -> Iterator[Address]:
-    """Where a channel leads for this recipient; nothing for email and sms when there is no text to send."""
-    recipient = record.request.recipient
-    if user and channel not in allowed(user):
-        return
-    if channel == "push":
-        if recipient.device:
-            device = recipient.device
-            yield device.provider, device.token, device.platform, None, None
-        elif user:
-            for known in user.devices:
-                if known.invalidated_at is None:
-                    it = known.device
-                    yield it.provider, it.token, it.platform, it.device_id, known.registered_at
-    elif record.request.content.title or record.request.content.body:
-        if channel == "email":
-            address = recipient.email or (user.email if user else None)
-            if address:
-                yield "smtp", address, None, None, None
-        else:
-            number = recipient.phone or (user.phone if user else None)
-            if number:
-                yield "sms", number, None, None, None
-
-
-def enter_step(record: Record, user: User | None, now: float) -> bool:
+def enter_step(record: Record, user: User | None, now: float, at: Circumstances = CALM) -> bool:
     """Make the deliveries of the present step; False when it leads nowhere any more.
 
     A delivery's id is derived from the notification, the step and the endpoint, so that working a step out twice gives
@@ -176,10 +120,27 @@ def enter_step(record: Record, user: User | None, now: float) -> bool:
     channel = record.chain[record.step]
     record.step_at = now
     found = False
-    for address in endpoints(record, user, channel):
+    for address in endpoints(record.request, user, channel, at):
         _add(record, record.step, channel, address, now)
         found = True
     return found
+
+
+def divert(record: Record, user: User | None, delivery: Delivery, now: float, at: Circumstances) -> bool:
+    """Send what a provider that is down would have brought to a device by its alternate; whether there is one.
+
+    A delivery that may have been made is left where it is when its sender wants no second one.
+    """
+    if delivery.device_id is None or not at.diverting or delivery.provider != "fcm":
+        return False
+    if delivery.doubts and record.request.on_uncertain == "stop":
+        return False
+    for address in endpoints(record.request, user, delivery.channel, at):
+        if address[3] == delivery.device_id and address[0] != delivery.provider:
+            transitions.give_way(record, delivery, now, address[0])
+            _add(record, delivery.step, delivery.channel, address, now)
+            return True
+    return False
 
 
 def _add(record: Record, step: int, channel: Channel, address: Address, now: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.purge import PurgeGuard
-from bellbuoy.errors import CredentialRejected, RecipientGone
+from bellbuoy.errors import CredentialRejected, ExecutionRejected, OutcomeUnknown, RecipientGone, Transient
 from bellbuoy.model.delivery import Delivery, Message, Outcome, Receipt, Record
 from bellbuoy.model.operation import Issue, Tombstone
 from bellbuoy.ports.operations import Telemetry
@@ -18,6 +18,8 @@ from bellbuoy.resilience import Bulkhead, CircuitBreaker, Guard
 
 class Lane:
     """One provider and what protects it and us.
+
+    `sent_at` is the monotonic second at which the last attempt that was taken began.
 
     Args:
         provider: the adapter.
@@ -59,6 +61,8 @@ class Lane:
         self._rejected = False
         self._trouble = False
         self._next_trial = 0.0
+        self._probe_failed = False
+        self.sent_at = float("-inf")
 
     def refusal(self) -> tuple[str, float] | None:
         """Why an attempt would be refused now and for how many seconds, None when it may be made."""
@@ -82,11 +86,30 @@ class Lane:
         self.latency_ms = taken_ms if self.latency_ms is None else self.latency_ms * 0.9 + taken_ms * 0.1
         self._trouble = False
         self._blocked_until = None
+        self.sent_at = began
         self.purge.answered()
         if self._rejected:
             self._rejected = False
             self._telemetry.clear_issue("credential_rejected", self.name)
         return receipt
+
+    async def probe(self) -> None:
+        """One real operation that delivers nothing; raises as the provider does, or CircuitOpen.
+
+        A breaker that is not closed is tried by it, since without traffic nothing else would find out that the provider
+        is back. While it is closed the second failure in a row counts, so that one lost packet does not.
+        """
+        if self.breaker.state != "closed":
+            await self.guard.call(self.provider.probe)
+            return
+        try:
+            await self.provider.probe()
+        except Exception as error:
+            failed, self._probe_failed = self._probe_failed, is_outage(error)
+            if failed and self._probe_failed:
+                self.breaker.admit().failure(error)
+            raise
+        self._probe_failed = False
 
     def believe(self, error: RecipientGone, record: Record, delivery: Delivery, now: float) -> bool:
         """Whether the endpoint is gone indeed; if so, and it is a registered device's, it becomes a suspect.
@@ -141,3 +164,10 @@ class Lane:
             return 0
         self._next_trial = now + self._trial_s
         return trials
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error of a provider says that it is down; that it says no, or less, shows that it is there."""
+    if isinstance(error, Transient):
+        return not error.throttled
+    return isinstance(error, (OutcomeUnknown, TimeoutError, OSError, ExecutionRejected))

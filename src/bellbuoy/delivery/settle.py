@@ -23,6 +23,7 @@ from bellbuoy.errors import (
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Outcome, Record
 from bellbuoy.model.recipient import User
+from bellbuoy.model.routes import CALM, Circumstances
 
 
 class Rules(Struct, frozen=True):
@@ -45,11 +46,14 @@ class Rules(Struct, frozen=True):
     credential_wait_s: float = 300.0
 
 
-def next_attempts(record: Record, user: User | None, now: float, *, claimed: bool) -> list[Delivery]:
+def next_attempts(
+    record: Record, user: User | None, now: float, *, claimed: bool, at: Circumstances = CALM
+) -> list[Delivery]:
     """Bring a record up to `now` and return the deliveries to attempt at once.
 
     `claimed` is true when the record has just been claimed: then what was held may be tried, since either its time
-    has come or its provider is being tried again. Gives the record its status when nothing is to be attempted now.
+    has come or its provider is being tried again. `at` is how the service works at the moment. Gives the record its
+    status when nothing is to be attempted now.
     """
     if record.over:
         return []
@@ -61,14 +65,14 @@ def next_attempts(record: Record, user: User | None, now: float, *, claimed: boo
     if record.chain is None:
         route(record, user, now)
     else:
-        look_again(record, user, now)
+        look_again(record, user, now, at)
     if record.over or wait_for_quiet_hours(record, user, now):
         return []
     while True:
         ready = [d for d in record.deliveries if _ready(d, now, claimed)]
         if ready:
             return ready
-        if not _step_on(record, user, now):
+        if not _step_on(record, user, now, at):
             transitions.conclude(record, now)
             return []
 
@@ -79,36 +83,43 @@ def _ready(delivery: Delivery, now: float, claimed: bool) -> bool:
     return delivery.due_at <= now or (claimed and delivery.held is not None)
 
 
-def _step_on(record: Record, user: User | None, now: float) -> bool:
+def _step_on(record: Record, user: User | None, now: float, at: Circumstances) -> bool:
     """Enter the next step when the present one has nothing more to give in time; False when the record stays."""
     if record.final or not record.chain:
         return False
     here = [d for d in record.deliveries if d.step == record.step]
     if here:
-        if record.step + 1 >= len(record.chain) or not _may_leave(record, here, now):
+        following = _following(record, here, now, at)
+        if following is None:
             return False
-        record.step += 1
-        record.note(now, "next_channel", f"{record.chain[record.step - 1]} gives way to {record.chain[record.step]}")
-    while not enter_step(record, user, now):
+        record.note(now, "next_channel", f"{record.chain[record.step]} gives way to {record.chain[following]}")
+        record.step = following
+    while not enter_step(record, user, now, at):
         if record.step + 1 >= len(record.chain):
             return False
         record.step += 1
     return True
 
 
-def _may_leave(record: Record, here: list[Delivery], now: float) -> bool:
-    if record.request.on_uncertain == "stop" and any(d.status == "uncertain" for d in here):
-        return False
+def _following(record: Record, here: list[Delivery], now: float, at: Circumstances) -> int | None:
+    """The step to go on to, None to stay."""
+    assert record.chain is not None
+    later = range(record.step + 1, len(record.chain))
+    if not later or (record.request.on_uncertain == "stop" and any(d.status == "uncertain" for d in here)):
+        return None
     waiting = [d for d in here if d.open]
-    if not waiting:
-        return True
     late = record.request.fallback_after_s
-    if late is not None and record.step_at is not None and now >= record.step_at + late:
-        return True
-    # In an outage, what is urgent or was given an order of its own passes on to the next channel. The rest is held:
-    # the recipient chose the channel, and it will be back.
-    urgent = record.request.priority == "high" or record.request.channels is not None
-    return urgent and all(d.held for d in waiting)
+    if not waiting or (late is not None and record.step_at is not None and now >= record.step_at + late):
+        return later[0]
+    if not all(d.held for d in waiting):
+        return None
+    # In an outage, what is urgent or was given an order of its own passes on to the next channel. The rest is held: the
+    # recipient chose the channel, and it will be back; unless the operator has opened another while FCM is down.
+    if record.request.priority == "high" or record.request.channels is not None:
+        return later[0]
+    if any(d.provider != "fcm" for d in waiting):
+        return None
+    return next((step for step in later if record.chain[step] in at.opened), None)
 
 
 def settle(

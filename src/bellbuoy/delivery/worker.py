@@ -7,14 +7,14 @@ worker claims it. Attempts are written down before they are made and outcomes be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any
 
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
-from bellbuoy.delivery.router import message_for
+from bellbuoy.delivery.router import divert, message_for
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules, next_attempts, settle, worker_lost
 from bellbuoy.errors import (
@@ -29,6 +29,7 @@ from bellbuoy.errors import (
 )
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Receipt, Record
+from bellbuoy.model.routes import CALM, Circumstances
 from bellbuoy.ports.ledger import Claim, Ledger
 from bellbuoy.ports.operations import Telemetry
 
@@ -70,6 +71,7 @@ class Worker:
         settings: the numbers for working.
         clock, rng: time and chance.
         telemetry: is told what happens.
+        circumstances: how the service works at the moment.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Worker:
         clock: Clock,
         rng: Random,
         telemetry: Telemetry,
+        circumstances: Callable[[], Circumstances] = lambda: CALM,
     ) -> None:
         self.owner = owner
         self._ledger = ledger
@@ -92,12 +95,17 @@ class Worker:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
+        self._circumstances = circumstances
         self._running: set[asyncio.Task[bool]] = set()
         self._tended: set[asyncio.Task[None]] = set()
         self._orphans: dict[str, int] = {}  # Claims that failed in our hands, by notification, with their fence.
         self._wake = asyncio.Event()
         self._stopping = False
         self._more = False  # Whether the ledger had more that was due than we claimed.
+
+    def configure(self, settings: WorkerSettings) -> None:
+        """Go by other numbers from now on; what is in hand stays so."""
+        self._settings = settings
 
     # What intake sees.
 
@@ -245,11 +253,12 @@ class Worker:
             # Anew each time round: an attempt may take long, and the recipient may have changed meanwhile.
             user = await self._ledger.user(record.tenant, user_id) if user_id is not None else None
             now = self._clock.time()
-            ready = next_attempts(record, user, now, claimed=claimed)
+            at = self._circumstances()
+            ready = next_attempts(record, user, now, claimed=claimed, at=at)
             claimed = False
             if not ready:
                 break
-            admitted = [d for d in ready if self._admit(record, d, now)]
+            admitted = [d for d in ready if not divert(record, user, d, now, at) and self._admit(record, d, now)]
             if len(admitted) == 1:
                 go_on = await self._enter(record, fence, admitted[0])
             elif admitted:

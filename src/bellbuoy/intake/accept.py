@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
@@ -12,11 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Invalid, RateLimited
+from bellbuoy.errors import Invalid, RateLimited, StoreError
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.identity import derived, timed
 from bellbuoy.model.notification import Request
-from bellbuoy.ports.ledger import Claim, NotificationLedger, Offer, Taken
+from bellbuoy.model.routes import CALM, Circumstances, is_held
+from bellbuoy.ports.ledger import Claim, NotificationLedger, Offer, Registry, Taken
 from bellbuoy.ports.operations import Telemetry
 
 _NAMESPACE = uuid.UUID("b0b6d0a4-6e1f-5c55-8b0b-3f0c3a1d9e52")
@@ -34,6 +35,10 @@ class Takeover(Protocol):
     def room(self) -> int: ...
 
     def hand_over(self, claim: Claim) -> object: ...
+
+
+class Home(NotificationLedger, Registry, Protocol):
+    """Where notifications are kept, and recipients known."""
 
 
 class Accepted(Struct, frozen=True):
@@ -59,23 +64,26 @@ class Intake:
     """Takes notifications in.
 
     Args:
-        ledger: the home.
+        ledger: the home, and where recipients are known.
         worker: takes over what is due now, None when no worker runs in this process.
         settings: the bounds.
         clock, rng: time and chance.
-        telemetry: counts.
+        telemetry: counts and measures.
+        circumstances: how the service works at the moment.
     """
 
     def __init__(
         self,
         *,
-        ledger: NotificationLedger,
+        ledger: Home,
         worker: Takeover | None,
         settings: IntakeSettings,
         clock: Clock,
         rng: Random,
         telemetry: Telemetry,
+        circumstances: Callable[[], Circumstances] = lambda: CALM,
     ) -> None:
+        self._circumstances = circumstances
         self._ledger = ledger
         self._worker = worker
         self._settings = settings
@@ -102,14 +110,36 @@ class Intake:
         if self._in_flight + len(requests) > self._settings.in_flight_max:
             raise RateLimited("too many notifications are being accepted", retry_after_s=self._rng.uniform(1.0, 3.0))
         self._in_flight += len(requests)
+        began, failed = self._clock.monotonic(), True
         try:
-            offers = [self._offer(tenant, request, key) for request, key in requests]
+            at = self._circumstances()
+            held = [await self._is_held(tenant, request, at) for request, _ in requests] if at.down else ()
+            offers = [
+                self._offer(tenant, request, key, at, held=bool(held and held[index]))
+                for index, (request, key) in enumerate(requests)
+            ]
             taken = await self._ledger.accept(offers)
+            failed = False
         finally:
             self._in_flight -= len(requests)
+            self._telemetry.measured("ledger", self._clock.monotonic() - began, failed=failed)
         return [self._answer(offer, one) for offer, one in zip(offers, taken, strict=True)]
 
-    def _offer(self, tenant: str, request: Request, key: str | None) -> Offer:
+    def configure(self, settings: IntakeSettings) -> None:
+        """Go by other bounds from now on."""
+        self._settings = settings
+
+    async def _is_held(self, tenant: str, request: Request, at: Circumstances) -> bool:
+        """Whether it will wait for a provider that is down; asked only while one is."""
+        user = None
+        if request.recipient.user_id is not None:
+            try:
+                user = await self._ledger.user(tenant, request.recipient.user_id)
+            except StoreError:
+                return False  # Nobody can say now where it leads; the worker will find out.
+        return is_held(request, user, at)
+
+    def _offer(self, tenant: str, request: Request, key: str | None, at: Circumstances, *, held: bool) -> Offer:
         now = self._clock.time()
         record = Record(
             id=self._identify(tenant, key, now),
@@ -125,6 +155,9 @@ class Intake:
             if begin > now:
                 record.status = record.answered = "scheduled"
                 record.not_before = begin
+        if held and record.not_before is None:
+            record.status = record.answered = "queued"
+        record.degraded = tuple(at.modes)
         record.expires_at = begin + (self._settings.ttl_s_default if request.ttl_s is None else request.ttl_s)
         # Without a key every id is new, so there is nothing to compare the body with.
         body_hash = hashlib.sha256(_encode(request)).digest() if key is not None else b""

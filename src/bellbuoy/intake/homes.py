@@ -338,7 +338,7 @@ class Homes:
     async def _healed(self, entries: Sequence[Entry], last: int) -> None:
         await self.kept.let_go(entries, last)
         if not self._away:
-            self._telemetry.clear_issue("database_down", "ledger")
+            self._found()
         self._telemetry.event("journal_healed", count=len(entries), pending=self.kept.pending())
         self.nudge()
 
@@ -375,7 +375,7 @@ class Homes:
             # Twice: an account may be between the queue and the ledger in somebody's hands.
             if quiet >= 2 or back_s >= self._settings.settle_s_max:
                 self._away, quiet, back_s = False, 0, 0.0
-                self._telemetry.clear_issue("database_down", "ledger")
+                self._found()
                 self.nudge()
 
     @property
@@ -391,9 +391,13 @@ class Homes:
         await self._ledger.aclose()
 
     def _lost(self, error: StoreError) -> None:
-        since = self._clock.time()
-        self._telemetry.raise_issue(Issue("database_down", "ledger", f"it takes nothing: {error.code}", since))
+        name = "disk_full" if isinstance(error, Full) else "database_down"
+        self._telemetry.raise_issue(Issue(name, "ledger", f"it takes nothing: {error.code}", self._clock.time()))
         self._away = self._queue is not None
+
+    def _found(self) -> None:
+        for name in ("database_down", "disk_full"):
+            self._telemetry.clear_issue(name, "ledger")
 
     def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(rest, name="home")

@@ -154,6 +154,7 @@ class Record(Struct, omit_defaults=True):
         once: `ttl_s` was 0, so one attempt is made however late, and no second.
         status: see `NotificationStatus`; `code` says why where the status alone does not (`no_route`).
         answered: the status the client was told when it was accepted.
+        degraded: the modes that the client was told of then.
         homes: where it was safe when it was accepted.
         chain: the channels in order; None until it is routed.
         step: the place in the chain that is being tried.
@@ -170,6 +171,7 @@ class Record(Struct, omit_defaults=True):
     expires_at: float
     status: NotificationStatus = "accepted"
     answered: NotificationStatus = "accepted"
+    degraded: tuple[str, ...] = ()
     homes: tuple[str, ...] = ("ledger",)
     once: bool = False
     code: str | None = None

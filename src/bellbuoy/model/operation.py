@@ -124,3 +124,17 @@ class Issue(Struct, frozen=True):
     component: str
     detail: str
     since: float
+
+
+class Mode(Struct, frozen=True):
+    """How the service works because of something that is wrong.
+
+    `pinned` True or False: an operator holds it on or off; None: it follows the issues. `since` is the epoch second at
+    which it became active, None when it is not; `because` are the issues it is active for.
+    """
+
+    name: str
+    active: bool
+    pinned: bool | None = None
+    since: float | None = None
+    because: tuple[str, ...] = ()

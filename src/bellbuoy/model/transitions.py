@@ -8,6 +8,7 @@ a delivery and who moves it:
                           │ ├──leave_uncertain──> uncertain
                           │ └──retry────────────> retrying ──start──> sending
     pending, retrying ──hold, wait──> the same, later
+    pending, retrying ──give_way────> cancelled | uncertain, and another delivery in its place
     pending, retrying ──finish_open─> cancelled | expired
     pending, retrying ──suppress────> cancelled | uncertain
     failed (exhausted) ──revive─────> pending
@@ -72,6 +73,12 @@ def hold(record: Record, delivery: Delivery, now: float, wait_s: float, why: str
         record.note(now, "held", f"{delivery.provider}: {why}")
     delivery.held = why
     delivery.due_at = now + wait_s
+
+
+def give_way(record: Record, delivery: Delivery, now: float, to: ProviderName) -> None:
+    """Another provider brings it to the same device, since this one is down."""
+    record.note(now, "diverted", f"{delivery.provider} is down, {to} reaches the same device")
+    end(delivery, "uncertain" if _doubted(delivery) else "cancelled")
 
 
 def wait(delivery: Delivery, now: float, wait_s: float) -> None:

@@ -26,10 +26,26 @@ class Telemetry(Protocol):
         """A notification was delivered, `seconds` after its acceptance."""
         ...
 
+    def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
+        """`calls` real calls of a dependency ended after `seconds` each, None when nobody knows."""
+        ...
+
     def raise_issue(self, issue: Issue) -> None:
         """Something is wrong that a person should know of; raising one again changes nothing."""
         ...
 
     def clear_issue(self, name: str, component: str) -> None:
         """It is right again; clearing one that is not raised changes nothing."""
+        ...
+
+
+class Host(Protocol):
+    """The machine that this process runs on. What cannot be read is None, which is no evidence of anything."""
+
+    def memory_ratio(self) -> float | None:
+        """The memory in use as a share of what this process may use, whichever limit is nearest."""
+        ...
+
+    def disk_free_bytes(self) -> int | None:
+        """Bytes that can still be written to the data directory's disk."""
         ...

@@ -134,7 +134,8 @@ class Apns(HttpStation):
         if reason is not None:
             refuse = Refuse(reason, TABLE.rows[reason])
             item.status, item.error = refuse.row.status, reason
-            return Verdict(self.refusal(refuse, request), item)
+            probe = bool(token) and not token.strip("0")
+            return Verdict(self.refusal(refuse, request), item, counts=not probe, probe=probe)
         item.delivered = True
         return Verdict(HttpAnswer(200, b"", (("apns-id", item.id),)), item, action=_magic(token))
 

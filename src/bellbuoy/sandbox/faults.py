@@ -246,8 +246,12 @@ class Faults:
         active = count is None or fault.applied < count
         return {**fault.wish, "applied": fault.applied, "since": fault.since, "active": active}
 
-    def decide(self, endpoint: str, target: str = "send") -> Action | None:
-        """What the fault does to a request for `endpoint`; None lets it pass. Counts the request when it acts."""
+    def decide(self, endpoint: str, target: str = "send", *, probe: bool = False) -> Action | None:
+        """What the fault does to a request for `endpoint`; None lets it pass. Counts the request when it acts.
+
+        A probe feels what a whole provider suffers. It does not count, so that a fault for the next three messages hits
+        three messages.
+        """
         fault = self.current
         if fault is None or fault.wish.get("target", "send") not in (target, "all"):
             return None
@@ -255,8 +259,10 @@ class Faults:
         count = fault.wish.get("count")
         if (match is not None and match not in endpoint) or (count is not None and fault.applied >= count):
             return None
+        if probe and (count is not None or fault.kind in ("quota", "goaway")):
+            return None
         action = self._act(fault, endpoint)
-        if action is not None:
+        if action is not None and not probe:
             fault.applied += 1
         return action
 

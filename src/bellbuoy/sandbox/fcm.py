@@ -136,15 +136,16 @@ class Fcm(HttpStation):
         message = document.get("message") if isinstance(document, dict) else None
         item = self._item(message if isinstance(message, dict) else {})
         refuse = self._check(request, document, item)
+        dry = isinstance(document, dict) and document.get("validate_only", document.get("validateOnly")) is True
         if refuse is not None:
             item.status, item.error = refuse.row.status, refuse.code
-            return Verdict(self.refusal(refuse, request), item)
+            return Verdict(self.refusal(refuse, request), item, counts=not dry, probe=dry)
         action = _magic(item.endpoint)
-        dry = isinstance(document, dict) and document.get("validate_only", document.get("validateOnly")) is True
         if dry:
             item.id = f"projects/{self._project_id}/messages/fake_message_id"
         item.delivered = not dry
-        return Verdict(HttpAnswer(200, _encode({"name": item.id}), _JSON), item, action=action)
+        answer = HttpAnswer(200, _encode({"name": item.id}), _JSON)
+        return Verdict(answer, item, counts=not dry, action=action, probe=dry)
 
     def refusal(self, refuse: Refuse, request: HttpRequest) -> HttpAnswer:
         headers: tuple[tuple[str, str], ...] = _JSON

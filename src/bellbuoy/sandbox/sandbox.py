@@ -158,6 +158,8 @@ class Sandbox:
                     "key_id": keys.apns_key_id,
                     "key_file": str(credentials.apns_key_file),
                     "topic": APNS_TOPIC,
+                    # Unlike Apple it minds no probes.
+                    "probe_interval_s": 0.5,
                 },
                 "smtp": {"url": urls["smtp"], "from": SMTP_FROM},
                 "sms": {

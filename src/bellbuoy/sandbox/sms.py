@@ -133,7 +133,7 @@ class Sms(HttpStation):
         code = "20003" if not self._is_known(request) else "20404"
         if code == "20404" and request.method == "GET" and request.path == f"{self._account}.json":
             body = {"sid": self._account_sid, "status": "active", "type": "Full", "friendly_name": "Sandbox"}
-            return Verdict(HttpAnswer(200, _encode(body), _JSON), item, counts=False)
+            return Verdict(HttpAnswer(200, _encode(body), _JSON), item, counts=False, probe=True)
         return Verdict(self.refusal(Refuse(code, TABLE.rows[code]), request), item, counts=False)
 
     def _item(self, form: dict[str, str], request: HttpRequest) -> Item:

@@ -29,6 +29,7 @@ class Verdict:
         counts: False keeps the request out of the log (tokens, searches, lookups).
         action: something the request itself asked for by a magic token; None for nothing.
         target: the part of the stand-in it was for: `send` or `token`.
+        probe: a request that asks only whether all is well; faults act on it, and it uses none up.
     """
 
     answer: HttpAnswer
@@ -36,6 +37,7 @@ class Verdict:
     counts: bool = True
     action: Action | None = None
     target: str = "send"
+    probe: bool = False
 
 
 class Background:
@@ -164,7 +166,7 @@ class HttpStation(Station, ABC):
         verdict = self.judge(exchange)
         action = verdict.action
         if self.faults.current is not None:
-            action = self.faults.decide(verdict.item.endpoint, verdict.target) or action
+            action = self.faults.decide(verdict.item.endpoint, verdict.target, probe=verdict.probe) or action
         if action is None:
             self._finish(exchange, verdict)
             return

@@ -12,6 +12,7 @@ from random import Random
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
 from bellbuoy.adapters.fcm import FcmProvider
+from bellbuoy.adapters.host import LinuxHost
 from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
 from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
@@ -23,6 +24,7 @@ from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
+from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
@@ -32,6 +34,7 @@ from bellbuoy.service.keys import Keys
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
+from bellbuoy.service.vitals import Vitals, build_vitals
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Parts:
     feed: Feed | None
     context: Context
     stores: Stores
+    vitals: Vitals
 
     @property
     def owns_ledger(self) -> bool:
@@ -75,18 +79,28 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         ConfigurationError: a file, a credential or the data directory is not usable.
         Full, Unavailable: the ledger cannot be opened.
     """
-    telemetry = ServiceTelemetry()
+    telemetry = ServiceTelemetry(clock, Meters(settings.health.window_s, calls_min=settings.health.calls_min))
     stores = open_stores(settings, telemetry, clock, rng, accepting=accepting, working=working)
     homes, ledger = stores.homes, stores.ledger
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
     }
+    vitals = build_vitals(
+        settings,
+        stores,
+        lanes,
+        host=LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb)),
+        flags=frozenset,
+        clock=clock,
+        telemetry=telemetry,
+    )
     worker = release = retention = feed = None
     if working:
         if settings.data.retention_days:
             keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
             retention = Retention(ledger=ledger, settings=keep, clock=clock, telemetry=telemetry)
-        worker = _worker(settings, ledger, lanes, telemetry, clock, rng)
+        of_worker = _worker_settings(settings)
+        worker = _worker(settings, of_worker, ledger, lanes, vitals, telemetry, clock, rng)
         release = Release(
             ledger=ledger,
             lanes=lanes,
@@ -97,6 +111,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
             clock=clock,
             telemetry=telemetry,
         )
+        vitals.controls.steer_worker(worker, of_worker, release)
         if stores.queue is not None:
             feed = Feed(
                 queue=stores.queue,
@@ -107,20 +122,23 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
                 clock=clock,
                 telemetry=telemetry,
             )
+    of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
     intake = Intake(
         ledger=ledger,
         # With a queue it is the queue that hands work out, to any process.
         worker=worker if stores.queue is None else None,
-        settings=IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max),
+        settings=of_intake,
         clock=clock,
         rng=rng,
         telemetry=telemetry,
+        circumstances=lambda: vitals.controls.circumstances,
     )
+    vitals.controls.steer(intake, of_intake)
     keys = Keys(ledger, clock=clock, copy=None if settings.ledger.embedded else settings.data.dir / "keys.json")
     nudge = worker.nudge if worker is not None else _nobody
     homes.nudge = nudge
-    context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, feed, context, stores)
+    context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge, vitals)
+    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, feed, context, stores, vitals)
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:
@@ -220,10 +238,26 @@ def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, c
     )
 
 
+def _bytes(megabytes: int | None) -> int | None:
+    return None if megabytes is None else megabytes * 1024 * 1024
+
+
+def _worker_settings(settings: Settings) -> WorkerSettings:
+    delivery = settings.delivery
+    return WorkerSettings(
+        in_hand_max=delivery.in_hand_max,
+        lease_s=delivery.lease_s,
+        poll_s_max=delivery.poll_s_max,
+        drain_s=delivery.drain_s,
+    )
+
+
 def _worker(
     settings: Settings,
+    of_worker: WorkerSettings,
     ledger: Ledger,
     lanes: Mapping[str, Lane],
+    vitals: Vitals,
     telemetry: ServiceTelemetry,
     clock: Clock,
     rng: Random,
@@ -241,21 +275,16 @@ def _worker(
         attempts_max=numbers.max_attempts,
         server_error_wait_s={name: getattr(settings.providers, name).server_error_wait_s for name in lanes},
     )
-    delivery = settings.delivery
     return Worker(
         f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}",
         ledger=ledger,
         lanes=lanes,
         rules=rules,
-        settings=WorkerSettings(
-            in_hand_max=delivery.in_hand_max,
-            lease_s=delivery.lease_s,
-            poll_s_max=delivery.poll_s_max,
-            drain_s=delivery.drain_s,
-        ),
+        settings=of_worker,
         clock=clock,
         rng=rng,
         telemetry=telemetry,
+        circumstances=lambda: vitals.controls.circumstances,
     )
 
 

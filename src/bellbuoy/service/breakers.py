@@ -25,8 +25,6 @@ _EVENTS = {
     "CircuitClosed": "circuit_breaker_closed",
     "CircuitIsolated": "circuit_breaker_isolated",
 }
-_FAILURES = {"mongodb": "database_failure", "sqlite": "database_failure", "rabbitmq": "messagequeue_failure"}
-"""What a store's failure is called in the log; that of any other dependency is an external service's."""
 
 
 def breaker_settings(name: str, given: Breaker) -> resilience.BreakerSettings:
@@ -61,8 +59,6 @@ def make_breaker(
         kind = _EVENTS.get(type(event).__name__)
         if kind is not None:
             telemetry.event(kind, breaker=name, **({"why": last} if kind == "circuit_breaker_opened" else {}))
-        if kind == "circuit_breaker_opened":
-            telemetry.event(_FAILURES.get(name, "external_service_failure"), service=name)
 
     return resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell, classifier=judge)
 

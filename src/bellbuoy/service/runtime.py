@@ -83,6 +83,7 @@ async def run(
                 tasks.append(group.create_task(sandbox.run(), name="sandbox"))
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
             tasks.append(group.create_task(parts.stores.homes.run(), name="heal"))
+            tasks.append(group.create_task(parts.vitals.run(), name="vitals"))
             if parts.feed is not None:
                 tasks.append(group.create_task(parts.feed.run(), name="feed"))
             if parts.release is not None:

@@ -125,11 +125,15 @@ class Tls(Section):
     ca_file: Path | None = None
 
 
+Interval = Annotated[float, Field(ge=0.1, le=3_600)]
+
+
 class Fcm(Section):
     base_url: str = "https://fcm.googleapis.com"
     project_id: str | None = None
     credentials_file: Path | None = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
 
     _url = field_validator("base_url")(outward_url)
@@ -142,6 +146,8 @@ class Apns(Section):
     key_file: Path | None = None
     topic: str | None = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 900.0
+    # Apple slows down who makes many errors, and its probe is one, so it is asked seldom; traffic tells at once.
+    probe_interval_s: Interval = 30.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
 
     _url = field_validator("base_url")(outward_url)
@@ -151,6 +157,7 @@ class Smtp(Section):
     url: SecretStr | None = None
     sender: Annotated[str | None, Field(alias="from")] = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
 
 
@@ -160,6 +167,7 @@ class Sms(Section):
     auth_token: SecretStr | None = None
     sender: Annotated[str | None, Field(alias="from")] = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
 
     _url = field_validator("base_url")(outward_url)
@@ -239,9 +247,20 @@ class Alerts(Section):
 
 
 class Health(Section):
+    interval_s: Annotated[float, Field(ge=0.05, le=60)] = 0.4
+    silent_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    enter_looks: Annotated[int, Field(ge=1, le=100)] = 3
+    leave_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    window_s: Seconds = 60.0
+    calls_min: Annotated[int, Field(ge=1)] = 20
     error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
     p95_latency_s_max: Seconds = 2.0
+    database_slow_s: Seconds = 1.0
     memory_ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.85
+    memory_max_mb: Annotated[int | None, Field(ge=64)] = None
+    disk_free_min_mb: Annotated[float, Field(ge=0)] = 4.0
+    backlog_max: Annotated[int, Field(ge=1)] = 10_000
+    backlog_age_s_max: Seconds = 60.0
 
 
 class Sandbox(Section):

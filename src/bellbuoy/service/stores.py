@@ -6,15 +6,16 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from bellbuoy.adapters.journal import FileJournal, claim_folder
 from bellbuoy.adapters.memory import CachedLedger, RememberedUsers
-from bellbuoy.adapters.sqlite import SqliteLedger
+from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
+from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.queue import Queue
 from bellbuoy.service.breakers import make_breaker
@@ -31,7 +32,8 @@ class Stores:
     """What a process keeps notifications in.
 
     `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `queue` is None where
-    the ledger hands work out itself. `alone`: no other process uses the ledger.
+    the ledger hands work out itself. `alone`: no other process uses the ledger. `local` remembers what this machine has
+    to, whatever is away; `control` what everybody who shares the ledger has to.
     """
 
     ledger: Ledger
@@ -39,13 +41,20 @@ class Stores:
     homes: Homes
     queue: GuardedQueue | None
     alone: bool
+    local: ControlStore
+    control: ControlStore
     locks: list[IO[str]]
+
+    def drop_caches(self) -> None:
+        """Forget what can be asked for again."""
+        self.ledger.drop_cache()  # type: ignore[attr-defined]  # The outermost is always one of `adapters.memory`.
 
     async def aclose(self) -> None:
         """Close the homes, then let go of the data directory."""
         if self.queue is not None:
             await self.queue.aclose()
         await self.ledger.aclose()
+        await self.local.aclose()
         for lock in self.locks:
             lock.close()
 
@@ -70,7 +79,12 @@ def open_stores(
     settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     locks = [_lock(settings.data.dir, exclusive=alone)]
     breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)
-    store = SqliteLedger(settings.database_path, clock=clock) if embedded else shared_ledger(settings, clock)
+    local = control = SqliteControlStore(settings.data.dir / "control.db", clock=clock)
+    if embedded:
+        store: Any = SqliteLedger(settings.database_path, clock=clock)
+    else:
+        store = shared_ledger(settings, clock)
+        control = store.control
     watched = WatchedLedger(
         store, clock=clock, breaker=breaker, timeout_s=breaker.settings.timeout_s, remote=not embedded
     )
@@ -90,7 +104,7 @@ def open_stores(
     )
     remembering = CachedLedger if alone else RememberedUsers
     ledger = remembering(homes, users_max=settings.cache.users_max)
-    return Stores(ledger, watched, homes, queue, alone, locks)
+    return Stores(ledger, watched, homes, queue, alone, local, control, locks)
 
 
 def broker(settings: Settings, clock: Clock, rng: Random, *, working: bool) -> Queue:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from bellbuoy.clock import Clock, SystemClock
+from bellbuoy.health.meters import Meters
 from bellbuoy.model.operation import Issue
 
 _OfAll = Literal["livemax", "livemostrecent", "livesum"]
@@ -43,6 +45,16 @@ EVENTS: dict[str, str] = {
     "retry_exhausted": "error",
     "retry_non_retryable": "warning",
     "external_service_failure": "error",
+    "database_failure": "error",
+    "messagequeue_failure": "error",
+    "cache_failure": "error",
+    "high_latency_detected": "warning",
+    "memory_pressure": "warning",
+    "degraded_mode_active": "warning",
+    "degraded_mode_ended": "info",
+    "mode_pinned": "warning",
+    "pins_not_read": "error",
+    "health_failed": "error",
     "issue_raised": "error",
     "issue_cleared": "info",
     "tokens_invalidated": "warning",
@@ -96,11 +108,17 @@ def configure_logging(level: str, form: str) -> None:
     )
 
 
-class ServiceTelemetry:
-    """Implements `bellbuoy.ports.operations.Telemetry` over structlog and one Prometheus registry."""
+FAILED = frozenset({"retryable", "uncertain", "credential_rejected"})
+"""Outcomes that say that something is wrong with the provider or with us, rather than with one recipient."""
 
-    def __init__(self) -> None:
+
+class ServiceTelemetry:
+    """Implements `bellbuoy.ports.operations.Telemetry` over structlog, one Prometheus registry, and health's meters."""
+
+    def __init__(self, clock: Clock | None = None, meters: Meters | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.meters = meters or Meters()
+        self._clock = clock or SystemClock()
         self.issues: dict[tuple[str, str], Issue] = {}
         self._log = structlog.get_logger("bellbuoy")
         metrics = self.registry
@@ -127,6 +145,9 @@ class ServiceTelemetry:
         self.oldest_pending = self._gauge(
             "bellbuoy_oldest_pending_seconds", "Age of the oldest notification that is due."
         )
+        self.mode_active = self._gauge(
+            "bellbuoy_mode_active", "1 while the service works in this mode.", ["mode"], of_all="livemax"
+        )
         self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
         self.journal_pending = self._gauge(
             "bellbuoy_journal_pending", "Notifications that only the journal has.", of_all="livesum"
@@ -147,11 +168,15 @@ class ServiceTelemetry:
 
     def attempt(self, provider: str, outcome: str, seconds: float | None) -> None:
         self._count(1, self._deliveries, provider, outcome)
+        self.measured(provider, seconds, failed=outcome in FAILED)
         if seconds is not None:
             self._child(self._provider_seconds, provider).observe(seconds)
 
     def delivered(self, seconds: float) -> None:
         self._delivery_seconds.observe(max(0.0, seconds))
+
+    def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
+        self.meters.add(dependency, self._clock.monotonic(), seconds, failed=failed, calls=calls)
 
     def raise_issue(self, issue: Issue) -> None:
         key = (issue.name, issue.component)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellbuoy.delivery.router import endpoints, enter_step, quiet_until, route
+from bellbuoy.delivery.router import enter_step, quiet_until, route
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.recipient import Device, QuietHours, RegisteredDevice, User
+from bellbuoy.model.routes import endpoints
 
 NOW = 1_800_000_000.0
 
@@ -71,7 +72,7 @@ def test_an_invalidated_token_is_not_used() -> None:
     known = user(devices=(PHONE, Device("q", "ios", "apns", "ab" * 32)))
     dead = msgspec.structs.replace(known.devices[0], invalidated_at=NOW)
     known = msgspec.structs.replace(known, devices=(dead, known.devices[1]))
-    assert [e[0] for e in endpoints(record(), known, "push")] == ["apns"]
+    assert [e[0] for e in endpoints(record().request, known, "push")] == ["apns"]
 
 
 def test_working_a_step_out_twice_gives_the_same_deliveries() -> None:

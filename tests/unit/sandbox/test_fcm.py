@@ -39,7 +39,17 @@ async def test_a_dry_run_is_checked_and_not_delivered(fcm: FcmClient, control: C
     response = await fcm.post({"validate_only": True, "message": {"token": "device-1"}})
     assert response.status == 200
     received = await control.received("fcm")
-    assert (received["count"], received["accepted"]) == (0, 1)
+    assert (received["count"], received["requests"]) == (0, 0)
+
+
+async def test_a_dry_run_feels_a_fault_and_uses_none_up(fcm: FcmClient, control: Control) -> None:
+    dry = {"validate_only": True, "message": {"token": "device-1"}}
+    await control.fault("fcm", kind="outage")
+    assert (await fcm.post(dry)).status == 503
+    await control.fault("fcm", kind="outage", count=1)
+    assert (await fcm.post(dry)).status == 200
+    assert (await fcm.send())[0] == 503
+    assert (await fcm.send())[0] == 200
 
 
 @pytest.mark.parametrize("bearer", [None, "ya29.sandbox-not-one"])

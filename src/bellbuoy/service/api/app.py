@@ -71,6 +71,9 @@ class _Resource:
             # A defect of ours: it is logged with its kind, and the client learns no more than that.
             self._context.telemetry.event("request_failed", path=_template(self._methods), error=repr(error))
             reply = problem(BellbuoyError("internal"))
+        degraded = self._context.vitals.controls.header
+        if degraded is not None:
+            reply.headers.append((b"bellbuoy-degraded", degraded))
         await reply.send(send)
 
     async def _answer(self, call: Call) -> Reply:
@@ -82,7 +85,19 @@ class _Resource:
             call.key = self._context.authenticate(call)
             if route.scope not in call.key.scopes:
                 raise HttpError(403, "forbidden", f"the key lacks the scope {route.scope}")
+        if route.changes and "read_only" in self._context.vitals.monitor.modes:
+            raise _read_only()
         return await route.handler(self._context, call)
+
+
+def _read_only() -> HttpError:
+    return HttpError(
+        503,
+        "read_only",
+        "the ledger is away, so nothing but notifications is taken at the moment",
+        hint="try again; GET /v1/modes says why",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _template(methods: Mapping[str, Route]) -> str:

@@ -15,6 +15,7 @@ from bellbuoy.service.api.exchange import Call, HttpError
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
+from bellbuoy.service.vitals import Vitals
 
 
 class Nudge(Protocol):
@@ -35,6 +36,7 @@ class Context:
     telemetry: ServiceTelemetry
     clock: Clock
     nudge: Nudge
+    vitals: Vitals
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

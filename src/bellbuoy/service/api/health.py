@@ -8,6 +8,8 @@ import msgspec
 
 from bellbuoy.delivery.send import Lane
 from bellbuoy.errors import StoreError
+from bellbuoy.health.mode import MODES
+from bellbuoy.health.probes import Probe
 from bellbuoy.resilience import CircuitBreaker
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
@@ -29,6 +31,16 @@ def breaker_view(breaker: CircuitBreaker) -> dict[str, Any]:
     }
 
 
+def all_breakers(context: Context) -> dict[str, CircuitBreaker]:
+    """Every breaker of this process, by its name."""
+    found = [lane.breaker for lane in context.lanes.values()]
+    if context.stores.watched.breaker is not None:
+        found.append(context.stores.watched.breaker)
+    if context.stores.queue is not None:
+        found.append(context.stores.queue.breaker)
+    return {breaker.name: breaker for breaker in found}
+
+
 async def health(context: Context) -> dict[str, Any]:
     """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`."""
     dependencies: dict[str, dict[str, Any]] = {}
@@ -47,20 +59,23 @@ async def health(context: Context) -> dict[str, Any]:
         dependencies["queue"] = await _queue(context.stores.queue)
         if dependencies["queue"]["status"] == "unhealthy":
             issues.append("message_queue_down")
+    found = context.vitals.monitor.issues
     for lane in context.lanes.values():
-        dependencies[lane.name] = _provider(lane)
+        probe = context.vitals.probes[f"{lane.name}_down"]
+        dependencies[lane.name] = _provider(lane, probe, f"{lane.name}_down" in found)
         if str(lane.breaker.state) != "closed":
             issues.append(f"{lane.name}_down")
     raised = list(context.telemetry.issues.values())
-    issues += sorted({issue.name for issue in raised})
+    issues += [*found, *sorted({issue.name for issue in raised})]
     if context.stores.homes.kept.pending():
         issues.append("journal_pending")
+    issues = list(dict.fromkeys(issues))
     homeless = not context.stores.homes.kept.ready()
     unhealthy = all(dependencies[home]["status"] == "unhealthy" for home in homes) and homeless
     return {
         "status": "unhealthy" if unhealthy else "degraded" if issues else "healthy",
         "issues": issues,
-        "modes": [],
+        "modes": list(context.vitals.monitor.modes),
         "dependencies": dependencies,
         "details": [{**msgspec.to_builtins(one), "since": views.stamp(one.since)} for one in raised],
     }
@@ -75,18 +90,21 @@ async def _queue(queue: GuardedQueue) -> dict[str, Any]:
     return {"status": "healthy" if state == "closed" else "degraded", "latency_ms": latency_ms, "breaker": state}
 
 
-def _provider(lane: Lane) -> dict[str, Any]:
+def _provider(lane: Lane, probe: Probe, down: bool) -> dict[str, Any]:
     state = str(lane.breaker.state)
-    status = "healthy" if lane.recovered else "unhealthy" if state in ("open", "isolated") else "degraded"
-    latency = lane.latency_ms
+    unhealthy = state in ("open", "isolated") or down
+    status = "unhealthy" if unhealthy else "healthy" if lane.recovered else "degraded"
+    latency = lane.latency_ms if lane.latency_ms is not None else probe.latency_ms
     return {"status": status, "latency_ms": None if latency is None else round(latency, 3), "breaker": state}
 
 
 async def collect(context: Context) -> None:
     """Bring the gauges up to date; each is asked from the data when somebody looks."""
     telemetry = context.telemetry
-    for lane in context.lanes.values():
-        telemetry.breaker_state.labels(lane.name).set(_STATE_NUMBERS.get(str(lane.breaker.state), 0))
+    for name, breaker in all_breakers(context).items():
+        telemetry.breaker_state.labels(name).set(_STATE_NUMBERS.get(str(breaker.state), 0))
+    for mode in MODES:
+        telemetry.mode_active.labels(mode).set(float(mode in context.vitals.monitor.modes))
     telemetry.journal_pending.set(context.stores.homes.kept.pending())
     try:
         now = context.clock.time()
@@ -99,7 +117,6 @@ async def collect(context: Context) -> None:
         telemetry.event("request_failed", path="/metrics", code=error.code)
     if context.stores.queue is None:
         return
-    telemetry.breaker_state.labels("rabbitmq").set(_STATE_NUMBERS.get(str(context.stores.queue.breaker.state), 0))
     try:
         for lane, depth in (await context.stores.queue.depth()).items():
             telemetry.queue_depth.labels(lane).set(depth)

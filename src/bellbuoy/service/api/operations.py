@@ -8,18 +8,28 @@ from typing import Any
 import msgspec
 
 from bellbuoy.errors import Conflict, Invalid, NotFound, StoreError
+from bellbuoy.health.mode import MODES
 from bellbuoy.model.notification import BODY_BYTES_MAX
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Reply, from_here
-from bellbuoy.service.api.health import breaker_view, collect, health
+from bellbuoy.service.api.health import all_breakers, breaker_view, collect, health
 from bellbuoy.service.api.notifications import limit_of
-from bellbuoy.service.api.schemas import BreakerPost, DiscardFilter, DiscardPost, KeyPost, ReplayPost, RestorePost
+from bellbuoy.service.api.schemas import (
+    BreakerPost,
+    DiscardFilter,
+    DiscardPost,
+    KeyPost,
+    ModePut,
+    ReplayPost,
+    RestorePost,
+)
 
 _replay = msgspec.json.Decoder(ReplayPost)
 _discard = msgspec.json.Decoder(DiscardPost)
 _restore = msgspec.json.Decoder(RestorePost)
 _breaker = msgspec.json.Decoder(BreakerPost)
+_mode = msgspec.json.Decoder(ModePut)
 _key = msgspec.json.Decoder(KeyPost)
 
 
@@ -58,19 +68,35 @@ async def get_health(context: Context, call: Call) -> Reply:
 async def breakers(context: Context, call: Call) -> Reply:
     """`GET /v1/breakers`."""
     call.query()
-    return Reply.json({"items": [breaker_view(lane.breaker) for lane in context.lanes.values()]})
+    return Reply.json({"items": [breaker_view(one) for one in all_breakers(context).values()]})
 
 
 async def change_breaker(context: Context, call: Call) -> Reply:
     """`POST /v1/breakers/{name}`."""
     name = call.path("name")
-    lane = context.lanes.get(name)
-    if lane is None:
+    breaker = all_breakers(context).get(name)
+    if breaker is None:
         raise NotFound(f"there is no breaker {name[:64]}")
     action = (await call.document(_breaker, BODY_BYTES_MAX)).action
-    getattr(lane.breaker, action)()
+    getattr(breaker, action)()
     context.telemetry.event("breaker_changed_by_hand", breaker=name, action=action, key=call.key.id)
-    return Reply.json(breaker_view(lane.breaker))
+    return Reply.json(breaker_view(breaker))
+
+
+async def modes(context: Context, call: Call) -> Reply:
+    """`GET /v1/modes`."""
+    call.query()
+    return Reply.json({"items": [views.mode(one) for one in context.vitals.monitor.listing()]})
+
+
+async def pin_mode(context: Context, call: Call) -> Reply:
+    """`PUT /v1/modes/{name}`: an operator holds it on or off, for every process; others follow within a second."""
+    name = call.path("name")
+    if name not in MODES:
+        raise NotFound(f"there is no mode {name[:64]}", hint=f"one of {', '.join(MODES)}")
+    pinned = (await call.document(_mode, BODY_BYTES_MAX)).pinned
+    await context.vitals.pins.set(name, pinned, by=call.key.id)
+    return Reply.json(next(views.mode(one) for one in context.vitals.monitor.listing() if one.name == name))
 
 
 async def dead_letters(context: Context, call: Call) -> Reply:

@@ -30,6 +30,7 @@ class Route:
         problems: the other statuses it may answer with, besides those that its scope and body imply.
         query: the parameters it knows.
         headers: the request headers it reads.
+        changes: whether it changes what only the ledger keeps, so that it is refused while that is away.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Route:
     problems: tuple[int, ...] = ()
     query: dict[str, dict[str, Any]] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
+    changes: bool = False
     media_type: str = "application/json"
 
     @property
@@ -129,6 +131,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {200: schemas.UsersView},
         ndjson=schemas.UserPut,
+        changes=True,
     ),
     Route(
         "PUT",
@@ -138,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {200: schemas.UserView},
         body=schemas.UserPut,
+        changes=True,
     ),
     Route(
         "GET",
@@ -156,6 +160,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {204: None},
         problems=(404,),
+        changes=True,
     ),
     Route(
         "GET",
@@ -175,6 +180,7 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.DeviceView},
         body=schemas.DevicePut,
         problems=(409,),
+        changes=True,
     ),
     Route(
         "GET",
@@ -193,6 +199,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {204: None},
         problems=(404,),
+        changes=True,
     ),
     Route(
         "GET",
@@ -269,6 +276,17 @@ ROUTES: tuple[Route, ...] = (
         body=schemas.BreakerPost,
         problems=(404,),
     ),
+    Route("GET", "/v1/modes", operations.modes, "Modes of working", "read", {200: schemas.ModesView}),
+    Route(
+        "PUT",
+        "/v1/modes/{name}",
+        operations.pin_mode,
+        "Hold a mode on or off, or let it follow what is wrong",
+        "operate",
+        {200: schemas.ModeView},
+        body=schemas.ModePut,
+        problems=(404, 409),
+    ),
     Route("GET", "/v1/audit", operations.audit, "The books", "read", {200: schemas.BooksView}),
     Route("GET", "/v1/keys", operations.keys, "API keys", "admin", {200: schemas.KeysView}),
     Route(
@@ -279,6 +297,7 @@ ROUTES: tuple[Route, ...] = (
         "admin",
         {201: schemas.NewKeyView},
         body=schemas.KeyPost,
+        changes=True,
     ),
     Route(
         "DELETE",
@@ -288,6 +307,7 @@ ROUTES: tuple[Route, ...] = (
         "admin",
         {200: schemas.KeyView},
         problems=(404,),
+        changes=True,
     ),
     Route("GET", "/livez", operations.live, "The process is alive", None, {200: schemas.StatusView}),
     Route("GET", "/readyz", operations.ready, "Notifications can be accepted", None, {200: schemas.StatusView}),

@@ -371,3 +371,23 @@ class KeysView(Struct):
 
 class StatusView(Struct):
     status: str
+
+
+class ModePut(Struct, forbid_unknown_fields=True):
+    """True holds it on, false holds it off, null lets it follow what is wrong."""
+
+    pinned: bool | None
+
+
+class ModeView(Struct):
+    """A mode; `because` are the issues that it is active for, or `pinned`."""
+
+    name: str
+    active: bool
+    pinned: bool | None
+    since: str | None
+    because: list[str]
+
+
+class ModesView(Struct):
+    items: list[ModeView]

@@ -9,7 +9,7 @@ import msgspec
 
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Record
-from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Tombstone
+from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Mode, Tombstone
 from bellbuoy.model.recipient import RegisteredDevice, User, masked
 
 
@@ -26,7 +26,7 @@ def accepted(record: Record) -> dict[str, Any]:
         "id": record.id,
         "status": record.answered,
         "homes": record.homes,
-        "degraded": [],
+        "degraded": record.degraded,
         "links": {"self": f"/v1/notifications/{record.id}"},
     }
 
@@ -164,6 +164,11 @@ def device(one: RegisteredDevice) -> dict[str, Any]:
 def dead_letter(one: DeadLetter) -> dict[str, Any]:
     """A dead letter, its time as RFC 3339."""
     return {**msgspec.to_builtins(one), "at": stamp(one.at)}
+
+
+def mode(one: Mode) -> dict[str, Any]:
+    """A mode, its time as RFC 3339."""
+    return {**msgspec.to_builtins(one), "since": stamp(one.since)}
 
 
 def tombstone(one: Tombstone) -> dict[str, Any]:

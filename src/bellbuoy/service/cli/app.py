@@ -11,43 +11,55 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bellbuoy import __version__
-from bellbuoy.errors import BellbuoyError, ConfigurationError, NotFound
+from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.service.cli import letters, operate, output, show
 from bellbuoy.service.cli import load as loading
-from bellbuoy.service.cli import output, show
-from bellbuoy.service.cli.client import Client, connect, path_of
-from bellbuoy.service.settings import Settings, load
+from bellbuoy.service.cli.client import path_of
+from bellbuoy.service.cli.options import (
+    Config,
+    DataDir,
+    Host,
+    Json,
+    Key,
+    Port,
+    Url,
+    Workers,
+    client_of,
+    settings_of,
+)
+from bellbuoy.service.settings import Settings
 
 app = typer.Typer(
     name="bellbuoy", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
 )
 users_app = typer.Typer(no_args_is_help=True, help="Recipients and their devices.")
-keys_app = typer.Typer(help="API keys. Without a command: the list.")
-letters_app = typer.Typer(help="Deliveries that ran out of attempts. Without a command: the list.")
-breakers_app = typer.Typer(help="Circuit breakers. Without a command: the list.")
-tombstones_app = typer.Typer(help="Tokens that their provider called gone. Without a command: the list.")
-for name, group in (
-    ("users", users_app),
-    ("keys", keys_app),
-    ("dead-letters", letters_app),
-    ("breakers", breakers_app),
-    ("tombstones", tombstones_app),
-):
-    app.add_typer(group, name=name)
+LISTS: dict[str, tuple[typer.Typer, Callable[..., None]]] = {
+    "keys": (operate.keys_app, operate.keys_list),
+    "dead-letters": (letters.letters_app, letters.letters_list),
+    "breakers": (operate.breakers_app, operate.breakers_list),
+    "modes": (operate.modes_app, operate.modes_list),
+    "tombstones": (letters.tombstones_app, letters.tombstones_list),
+}
+"""Groups of commands, and what each shows without one of its commands."""
 
-Config = Annotated[Path | None, typer.Option("--config", help="The TOML file; bellbuoy.toml if it is there.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where everything is kept.")]
-Host = Annotated[str | None, typer.Option("--host", help="The address to listen on.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, max=64, help="How many processes.")]
-Port = Annotated[int | None, typer.Option("--port", help="The port to listen on; 0 takes a free one.")]
-Url = Annotated[str | None, typer.Option("--url", help="The service; else BELLBUOY_URL, else this machine's.")]
-Key = Annotated[str | None, typer.Option("--key", help="The API key; else BELLBUOY_API_KEY, else bootstrap.key.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many.")]
+
+def _listing(
+    ctx: typer.Context, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """A group of commands without one of them lists what it is about."""
+    if ctx.invoked_subcommand is None:
+        LISTS[ctx.info_name or ""][1](url=url, key=key, data_dir=data_dir, as_json=as_json)
+
+
+app.add_typer(users_app, name="users")
+for name, (group, _) in LISTS.items():
+    group.callback(invoke_without_command=True)(_listing)
+    app.add_typer(group, name=name)
 
 
 def main() -> None:
@@ -59,20 +71,6 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except BrokenPipeError:
         sys.exit(1)
-
-
-def _settings(config: Path | None, data_dir: Path | None, **server: Any) -> Settings:
-    overrides: dict[str, dict[str, Any]] = {}
-    if data_dir is not None:
-        overrides["data"] = {"dir": str(data_dir)}
-    given = {k: v for k, v in server.items() if v is not None}
-    if given:
-        overrides["server"] = given
-    return load(config, overrides)
-
-
-def _client(url: str | None, key: str | None, data_dir: Path | None, config: Path | None = None) -> Client:
-    return connect(_settings(config, data_dir), url, key)
 
 
 def _version(value: bool) -> None:
@@ -150,7 +148,7 @@ def serve(
     workers: Workers = None,
 ) -> None:
     """Everything in one command: HTTP and deliveries, in one process or several."""
-    settings = _settings(config, data_dir, host=host, port=port, workers=workers)
+    settings = settings_of(config, data_dir, host=host, port=port, workers=workers)
     if sandbox:
         from bellbuoy.service.settings import with_overrides
 
@@ -167,13 +165,13 @@ def api(
     workers: Workers = None,
 ) -> None:
     """Serve HTTP only; a worker on the same ledger delivers."""
-    _run(_settings(config, data_dir, host=host, port=port, workers=workers), accepting=True, working=False)
+    _run(settings_of(config, data_dir, host=host, port=port, workers=workers), accepting=True, working=False)
 
 
 @app.command()
 def worker(config: Config = None, data_dir: DataDir = None, workers: Workers = None) -> None:
     """Deliver only."""
-    _run(_settings(config, data_dir, workers=workers), accepting=False, working=True)
+    _run(settings_of(config, data_dir, workers=workers), accepting=False, working=True)
 
 
 @app.command()
@@ -203,7 +201,7 @@ def send(
     as_json: Json = False,
 ) -> None:
     """Send notifications from a file, and say of each line that was refused why."""
-    sys.exit(loading.send(_client(url, key, data_dir), file, once=once, as_json=as_json))
+    sys.exit(loading.send(client_of(url, key, data_dir), file, once=once, as_json=as_json))
 
 
 @users_app.command("import")
@@ -215,7 +213,7 @@ def users_import(
     as_json: Json = False,
 ) -> None:
     """Write users and devices from a file, and say of each line that was refused why."""
-    sys.exit(loading.import_users(_client(url, key, data_dir), file, as_json=as_json))
+    sys.exit(loading.import_users(client_of(url, key, data_dir), file, as_json=as_json))
 
 
 @app.command()
@@ -227,7 +225,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Health, dependencies and the books at a glance."""
-    client = _client(url, key, data_dir)
+    client = client_of(url, key, data_dir)
     healthy = show.status(client, as_json=as_json, watch=watch)
     sys.exit(0 if healthy else 1)
 
@@ -241,13 +239,13 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """What happened to a notification, why, and what happens next."""
-    show.explain(_client(url, key, data_dir).get(path_of("v1", "notifications", notification_id, "explain")), as_json)
+    show.explain(client_of(url, key, data_dir).get(path_of("v1", "notifications", notification_id, "explain")), as_json)
 
 
 @app.command()
 def audit(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Balance the books; exit status 1 when they do not balance."""
-    books = _client(url, key, data_dir).get("/v1/audit")
+    books = client_of(url, key, data_dir).get("/v1/audit")
     show.books(books, as_json)
     sys.exit(1 if books["difference"] or books["missing"] or books["unknown"] else 0)
 
@@ -264,176 +262,4 @@ def doctor(
     """Check configuration and connections; every finding comes with its cure."""
     from bellbuoy.service.cli.doctor import examine
 
-    sys.exit(asyncio.run(examine(_settings(config, data_dir), fix=fix, as_json=as_json)))
-
-
-def _listing(
-    ctx: typer.Context, url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False
-) -> None:
-    """A group of commands without one of them lists what it is about."""
-    if ctx.invoked_subcommand is None:
-        lists: dict[str, Callable[..., None]] = {
-            "keys": keys_list,
-            "dead-letters": letters_list,
-            "breakers": breakers_list,
-            "tombstones": tombstones_list,
-        }
-        lists[ctx.info_name or ""](url=url, key=key, data_dir=data_dir, as_json=as_json)
-
-
-for group in (keys_app, letters_app, breakers_app, tombstones_app):
-    group.callback(invoke_without_command=True)(_listing)
-
-
-@keys_app.command("list")
-def keys_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """All keys, revoked ones too."""
-    items = _client(url, key, data_dir).get("/v1/keys")["items"]
-    show.rows(items, ("id", "name", "scopes", "created_at", "revoked_at"), as_json)
-
-
-@keys_app.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
-    scope: Annotated[list[str], typer.Option("--scope", help="send, read, operate or admin; may be repeated.")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Make a key and print it; it cannot be shown again."""
-    made = _client(url, key, data_dir).post("/v1/keys", {"name": name, "scopes": scope})
-    output.show_json(made) if as_json else print(made["key"])
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """End a key at once."""
-    ended = _client(url, key, data_dir).delete(path_of("v1", "keys", key_id))
-    output.show_json(ended) if as_json else print(f"revoked {ended['id']}")
-
-
-@letters_app.command("list")
-def letters_list(
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    provider: Annotated[str | None, typer.Option("--provider")] = None,
-    error_code: Annotated[str | None, typer.Option("--error-code")] = None,
-    limit: Limit = 50,
-    as_json: Json = False,
-) -> None:
-    """Those that wait, oldest first."""
-    found = _client(url, key, data_dir).get("/v1/dead-letters", provider=provider, error_code=error_code, limit=limit)
-    columns = ("id", "notification_id", "provider", "endpoint", "attempts", "error_code", "provider_status", "at")
-    show.rows(found["items"], columns, as_json, more=found["next_cursor"] is not None)
-
-
-@letters_app.command("replay")
-def letters_replay(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="These; else all that match.")] = None,
-    provider: Annotated[str | None, typer.Option("--provider")] = None,
-    error_code: Annotated[str | None, typer.Option("--error-code")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Needed to replay without any filter.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
-    rate: Annotated[float | None, typer.Option("--rate", help="At most so many a second.")] = None,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Bring dead letters back to work, each at most once."""
-    if not (ids or provider or error_code or everything or dry_run):
-        raise ConfigurationError("this would replay every dead letter", hint="narrow it, or say --all")
-    filters = {"ids": ids or None, "provider": provider, "error_code": error_code}
-    done = _client(url, key, data_dir).post(
-        "/v1/dead-letters/replay", {"filter": filters, "dry_run": dry_run, "rate_per_s": rate}
-    )
-    show.replayed(done, as_json)
-
-
-@letters_app.command("discard")
-def letters_discard(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="These; else all that match.")] = None,
-    expired: Annotated[bool, typer.Option("--expired", help="Those that have outlived their time to live.")] = False,
-    provider: Annotated[str | None, typer.Option("--provider")] = None,
-    error_code: Annotated[str | None, typer.Option("--error-code")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Take dead letters off the list for good; their notifications stay dead-lettered."""
-    if not (ids or expired or provider or error_code or dry_run):
-        raise ConfigurationError(
-            "this would discard every dead letter", hint="give ids, --expired, --provider or --error-code"
-        )
-    filters = {"ids": ids or None, "provider": provider, "error_code": error_code, "expired": expired}
-    client = _client(url, key, data_dir)
-    done = client.post("/v1/dead-letters/discard", {"filter": filters, "dry_run": dry_run})
-    while not dry_run and done["discarded"] < done["matched"]:
-        more = client.post("/v1/dead-letters/discard", {"filter": filters})
-        done["discarded"] += more["discarded"]
-        if not more["discarded"]:
-            break
-    if ids and not done["matched"]:
-        raise NotFound(f"there is no dead letter {', '.join(ids)}")
-    verb = "would be discarded" if dry_run else "discarded"
-    output.show_json(done) if as_json else print(f"{done['matched']} matched, {done['discarded']} {verb}")
-
-
-@breakers_app.command("list")
-def breakers_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """All breakers and their states."""
-    items = _client(url, key, data_dir).get("/v1/breakers")["items"]
-    show.rows(items, ("name", "state", "failure_count", "success_count", "opened_at", "retry_after_s"), as_json)
-
-
-@breakers_app.command("set")
-def breakers_set(
-    name: str,
-    action: Annotated[str, typer.Argument(help="isolate, close or reset.")],
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Open a breaker by hand, close it, or forget what it counted."""
-    now = _client(url, key, data_dir).post(path_of("v1", "breakers", name), {"action": action})
-    output.show_json(now) if as_json else print(f"{now['name']} is {now['state']}")
-
-
-@tombstones_app.command("list")
-def tombstones_list(
-    url: Url = None, key: Key = None, data_dir: DataDir = None, limit: Limit = 50, as_json: Json = False
-) -> None:
-    """The newest invalidated tokens."""
-    items = _client(url, key, data_dir).get("/v1/tombstones", limit=limit)["items"]
-    show.rows(items, ("user_id", "device_id", "provider", "because", "at", "restored_at"), as_json)
-
-
-@tombstones_app.command("restore")
-def tombstones_restore(
-    user_id: Annotated[str | None, typer.Option("--user")] = None,
-    provider: Annotated[str | None, typer.Option("--provider")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="RFC 3339.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Needed to restore without any filter.")] = False,
-    url: Url = None,
-    key: Key = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Take invalidated tokens back into use."""
-    if not (user_id or provider or since or everything):
-        raise ConfigurationError("this would restore every token", hint="narrow it, or say --all")
-    done = _client(url, key, data_dir).post(
-        "/v1/tombstones/restore", {"user_id": user_id, "provider": provider, "since": since}
-    )
-    output.show_json(done) if as_json else print(f"restored {done['restored']}")
+    sys.exit(asyncio.run(examine(settings_of(config, data_dir), fix=fix, as_json=as_json)))

@@ -59,6 +59,10 @@ class Client:
         """POST a document."""
         return self._call("POST", path, json.dumps(document).encode() if document is not None else b"")
 
+    def put(self, path: str, document: Any) -> Any:
+        """PUT a document."""
+        return self._call("PUT", path, json.dumps(document).encode())
+
     def delete(self, path: str) -> Any:
         """DELETE a thing."""
         return self._call("DELETE", path)

@@ -1,0 +1,95 @@
+"""Commands for what an operator looks at and turns: keys, breakers, modes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.cli import output, show
+from bellbuoy.service.cli.client import path_of
+from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of
+
+keys_app = typer.Typer(help="API keys. Without a command: the list.")
+breakers_app = typer.Typer(help="Circuit breakers. Without a command: the list.")
+modes_app = typer.Typer(help="Modes of working. Without a command: the list.")
+
+
+@keys_app.command("list")
+def keys_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """All keys, revoked ones too."""
+    items = client_of(url, key, data_dir).get("/v1/keys")["items"]
+    show.rows(items, ("id", "name", "scopes", "created_at", "revoked_at"), as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    scope: Annotated[list[str], typer.Option("--scope", help="send, read, operate or admin; may be repeated.")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    made = client_of(url, key, data_dir).post("/v1/keys", {"name": name, "scopes": scope})
+    output.show_json(made) if as_json else print(made["key"])
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """End a key at once."""
+    ended = client_of(url, key, data_dir).delete(path_of("v1", "keys", key_id))
+    output.show_json(ended) if as_json else print(f"revoked {ended['id']}")
+
+
+@breakers_app.command("list")
+def breakers_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """All breakers and their states."""
+    items = client_of(url, key, data_dir).get("/v1/breakers")["items"]
+    show.rows(items, ("name", "state", "failure_count", "success_count", "opened_at", "retry_after_s"), as_json)
+
+
+@breakers_app.command("set")
+def breakers_set(
+    name: str,
+    action: Annotated[str, typer.Argument(help="isolate, close or reset.")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Open a breaker by hand, close it, or forget what it counted."""
+    now = client_of(url, key, data_dir).post(path_of("v1", "breakers", name), {"action": action})
+    output.show_json(now) if as_json else print(f"{now['name']} is {now['state']}")
+
+
+@modes_app.command("list")
+def modes_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+    """All modes, and why those that are active are so."""
+    items = client_of(url, key, data_dir).get("/v1/modes")["items"]
+    show.rows(items, ("name", "active", "pinned", "since", "because"), as_json)
+
+
+@modes_app.command("pin")
+def modes_pin(
+    name: str,
+    state: Annotated[str, typer.Argument(help="on, off, or auto to let it follow what is wrong.")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a mode on or off, whatever is wrong, until it is let go again."""
+    states = {"on": True, "off": False, "auto": None}
+    if state not in states:
+        raise ConfigurationError(f"{state} is no state of a pin", hint="on, off or auto")
+    now = client_of(url, key, data_dir).put(path_of("v1", "modes", name), {"pinned": states[state]})
+    output.show_json(now) if as_json else print(f"{now['name']} is {'active' if now['active'] else 'not active'}")
