@@ -157,7 +157,7 @@ class Intake:
                 record.not_before = begin
         if held and record.not_before is None:
             record.status = record.answered = "queued"
-        record.degraded = tuple(at.modes)
+        record.degraded = at.modes
         record.expires_at = begin + (self._settings.ttl_s_default if request.ttl_s is None else request.ttl_s)
         # Without a key every id is new, so there is nothing to compare the body with.
         body_hash = hashlib.sha256(_encode(request)).digest() if key is not None else b""

@@ -25,7 +25,7 @@ class Circumstances(Struct, frozen=True):
         down: the providers that are down.
     """
 
-    modes: Set[str] = frozenset()
+    modes: tuple[str, ...] = ()
     down: Set[str] = frozenset()
 
     @property
@@ -113,7 +113,7 @@ def every_address(request: Request, user: User | None, channel: Channel) -> list
     return usual + [one for one in endpoints(request, user, channel, _DIVERTED) if one not in usual]
 
 
-_DIVERTED = Circumstances(modes=frozenset({"fcm_fallback"}))
+_DIVERTED = Circumstances(modes=("fcm_fallback",))
 
 
 def is_held(request: Request, user: User | None, at: Circumstances) -> bool:

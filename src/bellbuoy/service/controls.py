@@ -55,9 +55,9 @@ class Controls:
         """Set everything as the modes are."""
         modes, before = frozenset(self._monitor.modes), self.circumstances
         down = frozenset(name for name in self._lanes if f"{name}_down" in self._monitor.issues)
-        self.circumstances = Circumstances(modes=modes, down=down)
+        self.circumstances = Circumstances(modes=tuple(self._monitor.modes), down=down)
         self.header = ", ".join(self._monitor.modes).encode() or None
-        if "drop_caches" in modes - before.modes:
+        if "drop_caches" in modes and "drop_caches" not in before.modes:
             self._drop_caches()
             gc.collect()
         opened = self.circumstances.diverting, self.circumstances.opened
