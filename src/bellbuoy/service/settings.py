@@ -251,7 +251,7 @@ class Health(Section):
     silent_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
     enter_looks: Annotated[int, Field(ge=1, le=100)] = 3
     leave_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
-    window_s: Seconds = 60.0
+    window_s: Seconds = 30.0
     calls_min: Annotated[int, Field(ge=1)] = 20
     error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
     p95_latency_s_max: Seconds = 2.0

@@ -85,8 +85,8 @@ async def test_the_ledger_alone_has_it_when_it_is_well(house: House) -> None:
     assert house.journal.state().pending == 0
 
 
-@pytest.mark.parametrize("failure", [AWAY, Full("full")])
-async def test_the_journal_has_it_when_the_ledger_is_away(house: House, failure: StoreError) -> None:
+@pytest.mark.parametrize(("failure", "issue"), [(AWAY, "database_down"), (Full("full"), "disk_full")])
+async def test_the_journal_has_it_when_the_ledger_is_away(house: House, failure: StoreError, issue: str) -> None:
     house.ledger.failure = failure
     first, second = await house.homes.accept([house.offer("a"), house.offer("b")])
     assert (first.kind, first.record.homes) == ("new", ("journal",))
@@ -96,7 +96,7 @@ async def test_the_journal_has_it_when_the_ledger_is_away(house: House, failure:
     assert (await house.homes.get("a", "default")).id == "a"
     with pytest.raises(NotFound):
         await house.homes.get("a", "other")
-    assert list(house.telemetry.issues) == [("database_down", "ledger")]
+    assert list(house.telemetry.issues) == [(issue, "ledger")]
 
 
 async def test_a_ledger_that_hangs_is_left_after_its_time(house: House) -> None:
