@@ -172,6 +172,11 @@ class SharedBreaker:
 
     async def _take_over(self) -> None:
         theirs = await self.store.read(self.breaker.name)
+        if theirs.version < self._version:
+            # The store has lost what it held. What holds here must not be undone by that: it is told anew.
+            self._version = theirs.version
+            self._to_tell = self._to_tell or self._open_here()
+            return
         if theirs.version == self._version or self._to_tell is not None:
             return
         self._version = theirs.version
@@ -185,6 +190,13 @@ class SharedBreaker:
                 self.breaker.open("shared", for_s=theirs.open_s)
         finally:
             self._adopting = False
+
+    def _open_here(self) -> CircuitOpened | CircuitIsolated | None:
+        name, now, wait_s = self.breaker.name, self._clock.time(), self.breaker.retry_after_s
+        self._told_at = self._clock.monotonic()
+        if self.breaker.state is State.ISOLATED:
+            return CircuitIsolated(name, now)
+        return CircuitOpened(name, now, 0, wait_s, "shared") if wait_s is not None else None
 
     async def _lease(self) -> None:
         name = self.breaker.name

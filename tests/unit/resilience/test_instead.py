@@ -322,3 +322,26 @@ def test_opentelemetry() -> None:
     assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.events"]] == [1]  # noqa: B009
     assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.breaker.state"]] == [2]  # noqa: B009
     provider.shutdown()
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_store_that_has_lost_everything_closes_nothing(by_hand: bool) -> None:
+    fleet = Fleet()
+    for _ in range(2):
+        _fail(fleet.a)
+        await fleet.sync()
+        fleet.a.close()
+        await fleet.sync()
+    if by_hand:
+        fleet.a.isolate()
+    else:
+        _fail(fleet.a)
+    await fleet.sync()
+    state = State.ISOLATED if by_hand else State.OPEN
+    for one in fleet.shared:
+        one.store = MemoryStore(fleet.clock)
+    fleet.shared[1].store = fleet.shared[0].store
+    for _ in range(3):
+        await fleet.sync()
+    assert (fleet.a.state, fleet.b.state) == (state, state)
+    assert (await fleet.shared[0].store.read("them")).state is state
