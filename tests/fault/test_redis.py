@@ -134,7 +134,7 @@ def test_without_redis_each_breaker_goes_by_what_it_sees(stack: Stack) -> None:
         wait_for(lambda: health(stack.front)["dependencies"]["cache"]["status"] == "unhealthy", why="it says so")
         found = health(stack.front)
         assert (found["status"], "cache_down" in found["issues"]) == ("degraded", True)
-        assert "cache_down" in events(stack.front, "issue_raised")
+        wait_for(lambda: "cache_down" in events(stack.front, "issue_raised"), why="the log says so")
         sent = stack.front.send(to_android(1))
         stack.front.wait_status(sent, "delivered")
     finally:

@@ -139,12 +139,10 @@ class SharedUsers(ChangesSeen):
         for key in keys if keys is not None else (None,):
             self._changed(key)
         change = next(self._changes_named)
-        if keys is not None and len(keys) <= READ_BACK_MAX and len(self._to_read) < OWED_MAX:
-            self._to_read.update((key, change) for key in keys)
-            self._wake.set()
         try:
             async with asyncio.timeout(ASK_S):
                 await self._recipients.forget(keys, change=change)
+            self._read_later(keys, change)
         except (StoreError, TimeoutError):
             # It is told as soon as that can be done; meanwhile the others ask the ledger again after `fresh_s`.
             self._to_tell.update(keys or ())
@@ -181,9 +179,11 @@ class SharedUsers(ChangesSeen):
             self._all_to_tell = False
             self._to_tell.clear()
         while self._to_tell:
-            some = list(self._to_tell)[:500]
-            await self._recipients.forget(some, change=next(self._changes_named))
+            some = list(self._to_tell)[:READ_BACK_MAX]
+            change = next(self._changes_named)
+            await self._recipients.forget(some, change=change)
             self._to_tell.difference_update(some)
+            self._read_later(some, change)
         while self._to_read:
             await self._read_back(*self._to_read.popitem(last=False))
         while self._to_share:
@@ -194,6 +194,11 @@ class SharedUsers(ChangesSeen):
                 known.shared_at = now
             if self._to_share.get(key) is known:
                 del self._to_share[key]
+
+    def _read_later(self, keys: Sequence[UserKey] | None, change: str) -> None:
+        if keys is not None and len(keys) <= READ_BACK_MAX and len(self._to_read) < OWED_MAX:
+            self._to_read.update((key, change) for key in keys)
+            self._wake.set()
 
     async def _read_back(self, key: UserKey, change: str) -> None:
         """Share what this process has just changed: the next who needs it may have no ledger to ask."""

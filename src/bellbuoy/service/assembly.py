@@ -104,7 +104,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     if stores.cache.watched is not None:
         circuits = stores.cache.circuits
         sharing += [
-            share_breaker(lane.breaker, circuits, owner=owner, telemetry=telemetry, clock=clock)
+            share_breaker(lane.breaker, circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock)
             for lane in lanes.values()
         ]
     worker = release = retention = feed = None

@@ -66,13 +66,20 @@ def make_breaker(
 
 
 def share_breaker(
-    breaker: resilience.CircuitBreaker, circuits: Circuits, *, owner: str, telemetry: ServiceTelemetry, clock: Clock
+    breaker: resilience.CircuitBreaker,
+    circuits: Circuits,
+    *,
+    owner: str,
+    probing: bool,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
 ) -> SharedBreaker:
     """Have a breaker agree with those of other processes; its `run` does that.
 
     Args:
         circuits: where they meet. When it is away the breaker goes by what it sees itself, and the log says so.
         owner: names this process among them.
+        probing: whether this process calls the provider, and so may find out that it is back.
     """
 
     def tell(event: resilience.Event) -> None:
@@ -81,7 +88,7 @@ def share_breaker(
         elif isinstance(event, resilience.SharedStateRegained):
             telemetry.event("shared_state_regained", breaker=breaker.name)
 
-    return SharedBreaker(breaker, _Meeting(circuits), owner=owner, clock=clock, on_event=tell)
+    return SharedBreaker(breaker, _Meeting(circuits), owner=owner, probing=probing, clock=clock, on_event=tell)
 
 
 class _Meeting:

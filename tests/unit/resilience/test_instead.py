@@ -345,3 +345,32 @@ async def test_a_store_that_has_lost_everything_closes_nothing(by_hand: bool) ->
         await fleet.sync()
     assert (fleet.a.state, fleet.b.state) == (state, state)
     assert (await fleet.shared[0].store.read("them")).state is state
+
+
+async def test_leave_to_probe_goes_on_to_the_others_when_nobody_probes_with_it() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    await fleet.sync()
+    await fleet.clock.advance(10.0, turns=0)
+    for _ in range(13):  # Nobody calls through `a`, which keeps its lease alive all the same.
+        await fleet.sync()
+        assert _refused(fleet.b)
+        await fleet.clock.advance(1.0, turns=0)
+    await fleet.sync()
+    assert not _refused(fleet.b)
+
+
+async def test_one_who_never_calls_never_takes_the_leave() -> None:
+    fleet = Fleet()
+    fleet.shared[0].probing = False
+    _fail(fleet.b)
+    await fleet.shared[1].sync()
+    await fleet.shared[0].sync()
+    await fleet.clock.advance(10.0, turns=0)
+    await fleet.sync()
+    assert [_refused(fleet.a), _refused(fleet.b)] == [True, False]
+    for _ in range(2):
+        fleet.b.admit().success()
+    await fleet.shared[1].sync()
+    await fleet.shared[0].sync()
+    assert fleet.a.state is State.CLOSED
