@@ -178,10 +178,10 @@ class SharedBreaker:
     async def _take_over(self) -> None:
         theirs = await self.store.read(self.breaker.name)
         if theirs.version < self._version:
-            # The store has lost what it held. What holds here must not be undone by that: it is told anew.
-            self._version = theirs.version
+            # The store has lost what it held. What is open here must not be closed by that: it is told anew.
             self._to_tell = self._to_tell or self._open_here()
-            return
+            if self._to_tell is not None:
+                self._version = theirs.version
         if theirs.version == self._version or self._to_tell is not None:
             return
         self._version = theirs.version

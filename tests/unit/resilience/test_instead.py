@@ -374,3 +374,18 @@ async def test_one_who_never_calls_never_takes_the_leave() -> None:
     await fleet.shared[1].sync()
     await fleet.shared[0].sync()
     assert fleet.a.state is State.CLOSED
+
+
+async def test_one_who_is_well_takes_over_what_others_told_a_store_that_had_lost_everything() -> None:
+    fleet = Fleet()
+    for _ in range(2):
+        _fail(fleet.a)
+        await fleet.sync()
+        fleet.a.close()
+        await fleet.sync()
+    fleet.shared[0].store = fleet.shared[1].store = MemoryStore(fleet.clock)
+    _fail(fleet.a)
+    await fleet.shared[0].sync()
+    await fleet.shared[0].sync()
+    await fleet.shared[1].sync()
+    assert (fleet.a.state, fleet.b.state) == (State.OPEN, State.OPEN)
