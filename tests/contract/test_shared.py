@@ -326,6 +326,27 @@ async def test_leave_to_probe_has_an_owner_and_an_end(open_process: Open) -> Non
 
 
 @pytest.mark.xdist_group("redis")
+async def test_what_nobody_can_read_is_not_known(linked: Linked, redis_server: RedisServer) -> None:
+    await linked.recipients.keep("t", ANNA)
+    await linked.idempotency.remember([Remembered("i", b"h", "accepted", ("queue",), 1.0)])
+    with redis_server.client() as client:
+        client.set("bellbuoy:user:1:t:anna", b"0|\xc1")
+        client.set("bellbuoy:accepted:i", b"\xc1")
+    assert await linked.recipients.find("t", "anna") is None
+    assert await linked.idempotency.find(["i"]) == {}
+
+
+@pytest.mark.xdist_group("redis")
+async def test_keys_of_another_kind_are_an_absence(linked: Linked, redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.rpush("bellbuoy:flags", "x")
+        client.rpush("bellbuoy:circuit:fcm", "x")
+    for asked in (linked.flags.read(), linked.circuits.read("fcm")):
+        with pytest.raises(Unavailable):
+            await asked
+
+
+@pytest.mark.xdist_group("redis")
 async def test_fences_grow_although_the_server_has_lost_everything(linked: Linked, redis_server: RedisServer) -> None:
     first = await linked.locks.acquire("x", "w-1", lease_s=30.0)
     redis_server.lose_everything()

@@ -168,7 +168,7 @@ class SharedUsers(ChangesSeen):
             self._wake.clear()
             try:
                 await self._share()
-            except StoreError:
+            except Exception:  # A defect too: if this loop ended, nobody would be told of anything any more.
                 self._wake.set()
                 await self._clock.sleep(PAUSE_S)
 

@@ -28,7 +28,8 @@ class RedisIdempotency:
             return found
 
         found = await self._link.ask(work) if ids else []
-        return {one: _decode(known) for one, known in zip(ids, found, strict=True) if known is not None}
+        pairs = zip(ids, map(_known, found), strict=True)
+        return {one: known for one, known in pairs if known is not None}
 
     async def remember(self, accepted: Sequence[Remembered]) -> None:
         """These were confirmed by a home; what is known of an id already stays."""
@@ -41,6 +42,13 @@ class RedisIdempotency:
 
         if accepted:
             await self._link.ask(work)
+
+
+def _known(kept: bytes | None) -> Remembered | None:
+    try:
+        return None if kept is None else _decode(kept)
+    except msgspec.MsgspecError:
+        return None  # Another version of this program wrote it.
 
 
 def _key(notification_id: str) -> str:

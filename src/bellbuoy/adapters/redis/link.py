@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError, Full, Unavailable
@@ -132,7 +132,7 @@ class Link:
             if str(error).startswith(_REFUSES):
                 raise Full("Redis takes no writes", retry_after_s=1.0) from error
             raise Unavailable(f"Redis refuses: {error}", retry_after_s=1.0) from error
-        except (RedisError, OSError) as error:
+        except Exception as error:  # The driver says it in many ways; whoever asks goes on without an answer.
             raise Unavailable("Redis does not answer", retry_after_s=1.0) from error
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -153,8 +153,8 @@ class Link:
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, Unavailable):
-                pass  # The next connection will do; meanwhile everybody knows that nothing is heard.
+            except Exception:  # A defect too: the next connection will do, and everybody knows that nothing is heard.
+                self.live = False
             finally:
                 self._miss(live=False)
             await self._clock.sleep(self._rng.uniform(*PAUSE_S))

@@ -65,7 +65,10 @@ class RedisRecipients:
     async def find(self, tenant: str, user_id: str) -> User | None:
         """The user as last kept; None when nothing is known."""
         kept = await self._link.run_script(_FIND, [_key("user", (tenant, user_id)), _SINCE], [])
-        return None if kept is None else _decode(kept)
+        try:
+            return None if kept is None else _decode(kept)
+        except msgspec.MsgspecError:
+            return None  # Another version of this program kept it.
 
     async def keep(self, tenant: str, user: User, *, after: str = "") -> bool:
         """Remember what the ledger just said; False when it may be old."""
