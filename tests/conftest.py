@@ -2,5 +2,6 @@
 
 from tests.support.mongodb import mongodb_base, mongodb_url
 from tests.support.rabbitmq import amqp_url, rabbitmq
+from tests.support.redis import redis_server
 
-__all__ = ["amqp_url", "mongodb_base", "mongodb_url", "rabbitmq"]
+__all__ = ["amqp_url", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]

@@ -12,6 +12,7 @@ import pytest
 from tests.support.history import check
 from tests.support.mongodb import REAL, MongoServer
 from tests.support.rabbitmq import RabbitServer
+from tests.support.redis import RedisServer
 from tests.support.stack import Stack, SteadyLoad
 
 pytestmark = [
@@ -26,16 +27,17 @@ BEFORE_S, AFTER_S = 2.0, 3.0
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("cluster")
-    mongodb, rabbitmq = MongoServer(folder), RabbitServer(folder / "rabbitmq")
+    mongodb, rabbitmq, redis = MongoServer(folder), RabbitServer(folder / "rabbitmq"), RedisServer(folder / "redis")
     stack = None
     try:
-        stack = Stack(folder, mongodb.start(), rabbitmq.start())
+        stack = Stack(folder, mongodb.start(), rabbitmq.start(), redis.start())
         yield stack.start()
     finally:
         if stack is not None:
             stack.close()
         mongodb.kill()
         rabbitmq.stop()
+        redis.kill()
 
 
 @pytest.fixture
@@ -104,6 +106,41 @@ def rabbitmq_refuses_writes(stack: Stack) -> Iterator[None]:
     stack.rabbitmq.refuse_writes(False)
 
 
+def redis_killed(stack: Stack) -> Iterator[None]:
+    stack.redis.kill()
+    yield
+    stack.redis.start()
+
+
+def redis_frozen(stack: Stack) -> Iterator[None]:
+    stack.redis.freeze()
+    yield
+    stack.redis.thaw()
+
+
+def redis_cut(stack: Stack) -> Iterator[None]:
+    stack.to_redis.cut()
+    yield
+    stack.to_redis.mend()
+
+
+def redis_slow(stack: Stack) -> Iterator[None]:
+    stack.to_redis.delay(2.0)
+    yield
+    stack.to_redis.mend()
+
+
+def redis_refuses_writes(stack: Stack) -> Iterator[None]:
+    stack.redis.refuse_writes(True)
+    yield
+    stack.redis.refuse_writes(False)
+
+
+def redis_emptied(stack: Stack) -> Iterator[None]:
+    stack.redis.lose_everything()
+    yield
+
+
 def front_killed(stack: Stack) -> Iterator[None]:
     stack.front.kill()
     yield
@@ -128,6 +165,12 @@ STORES: list[tuple[Fault, float]] = [
     (rabbitmq_cut, 8.0),
     (rabbitmq_slow, 10.0),
     (rabbitmq_refuses_writes, 8.0),
+    (redis_killed, 8.0),
+    (redis_frozen, 30.0),
+    (redis_cut, 8.0),
+    (redis_slow, 10.0),
+    (redis_refuses_writes, 8.0),
+    (redis_emptied, 2.0),
 ]
 
 

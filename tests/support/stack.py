@@ -18,6 +18,7 @@ from tests.support.history import FINAL
 from tests.support.mongodb import MongoServer
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import RabbitServer, free_port
+from tests.support.redis import RedisServer
 from tests.support.server import KEY, Server, request, to_android, to_email, to_iphone, to_phone, wait_for
 
 MAKERS = (to_android, to_iphone, to_email, to_phone)
@@ -25,27 +26,35 @@ PROVIDERS = ("fcm", "apns", "smtp", "sms")
 
 
 class Stack:
-    """MongoDB, RabbitMQ, a node that only accepts, a node that does both, a node that only delivers.
+    """MongoDB, RabbitMQ, Redis, a node that only accepts, a node that does both, a node that only delivers.
 
     Args:
         folder: for everybody's data.
-        mongodb, rabbitmq: running servers of the caller's, that may be killed, frozen and restarted.
+        mongodb, rabbitmq, redis: running servers of the caller's, that may be killed, frozen and restarted.
         env: further settings of the nodes.
     """
 
     def __init__(
-        self, folder: Path, mongodb: MongoServer, rabbitmq: RabbitServer, env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        mongodb: MongoServer,
+        rabbitmq: RabbitServer,
+        redis: RedisServer,
+        env: dict[str, str] | None = None,
     ) -> None:
         self.mongodb = mongodb
         self.rabbitmq = rabbitmq
+        self.redis = redis
         self.to_mongodb = Proxy(mongodb.port)
         self.to_rabbitmq = Proxy(rabbitmq.port)
+        self.to_redis = Proxy(redis.port)
         self.outside = Server(folder / "outside", arguments=("sandbox", "--json", "--port", "0"))
         vhost = rabbitmq.make_vhost()
         wiring = self.outside.start_sandbox() | {
             # Otherwise the driver would follow the server's own word about where it is, past the proxy.
             "BELLBUOY_LEDGER__URL": f"mongodb://127.0.0.1:{self.to_mongodb.port}/bellbuoy?directConnection=true",
             "BELLBUOY_QUEUE__URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/{vhost}",
+            "BELLBUOY_CACHE__URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
             **(env or {}),
         }
         self.front = Server(folder / "front", wiring, ("api", "--port", str(free_port())))
@@ -65,6 +74,7 @@ class Stack:
                 one.kill()
         self.to_mongodb.close()
         self.to_rabbitmq.close()
+        self.to_redis.close()
 
     @property
     def accepting(self) -> tuple[Server, Server]:
@@ -113,7 +123,7 @@ class Stack:
 def _stores_well(node: Server) -> bool:
     answer = node.call("GET", "/v1/health")
     found = answer.json()["dependencies"]
-    stores = [found[name] for name in ("ledger", "queue")]
+    stores = [found[name] for name in ("ledger", "queue", "cache")]
     return answer.status == 200 and all(one["status"] == "healthy" and one["breaker"] == "closed" for one in stores)
 
 

@@ -1,7 +1,8 @@
-"""The cache that lives in this process: recipients, in front of the registry that keeps them."""
+"""Recipients that are remembered in this process, in front of the registry that keeps them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +11,72 @@ from bellbuoy.errors import Unavailable
 from bellbuoy.model.operation import Tombstone
 from bellbuoy.model.recipient import Device, User
 from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.shared import UserKey
 
 
-class CachedLedger:
+class ChangesSeen(ABC):
+    """A ledger that sees which users are changed through it; everything else passes through."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        # Looked up for every notification, so found at once.
+        self.accept, self.save, self.claim = ledger.accept, ledger.save, ledger.claim
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def put_users(self, tenant: str, users: Sequence[User], *, now: float, keep_devices: Sequence[bool]) -> None:
+        """Write users and forget what was remembered of them."""
+        try:
+            await self._ledger.put_users(tenant, users, now=now, keep_devices=keep_devices)
+        finally:
+            await self._forget([(tenant, user.user_id) for user in users])
+
+    async def delete_user(self, tenant: str, user_id: str) -> None:
+        """Forget a user, here and in the ledger."""
+        try:
+            await self._ledger.delete_user(tenant, user_id)
+        finally:
+            await self._forget([(tenant, user_id)])
+
+    async def put_device(self, tenant: str, user_id: str, device: Device, *, now: float) -> User:
+        """Add or replace a device."""
+        try:
+            return await self._ledger.put_device(tenant, user_id, device, now=now)
+        finally:
+            await self._forget([(tenant, user_id)])
+
+    async def delete_device(self, tenant: str, user_id: str, device_id: str) -> None:
+        """Forget a device."""
+        try:
+            await self._ledger.delete_device(tenant, user_id, device_id)
+        finally:
+            await self._forget([(tenant, user_id)])
+
+    async def invalidate(self, tombstones: Sequence[Tombstone]) -> int:
+        """Stop using tokens."""
+        try:
+            return await self._ledger.invalidate(tombstones)
+        finally:
+            await self._forget([(one.tenant, one.user_id) for one in tombstones])
+
+    async def restore(self, tenant: str, **which: Any) -> int:
+        """Take tokens back."""
+        try:
+            return await self._ledger.restore(tenant, **which)
+        finally:
+            await self._forget(None)
+
+    @abstractmethod
+    def drop_cache(self) -> None:
+        """Forget everything that is remembered; it is asked for again."""
+
+    @abstractmethod
+    async def _forget(self, keys: Sequence[UserKey] | None) -> None:
+        """These users, or with None any number, may not be as they were; called after a write that failed, too."""
+
+
+class CachedLedger(ChangesSeen):
     """A ledger whose recipients are remembered; everything else passes through.
 
     Right only where this process makes every change to recipients, which is so when it owns the ledger's file.
@@ -23,15 +87,10 @@ class CachedLedger:
     """
 
     def __init__(self, ledger: Ledger, *, users_max: int) -> None:
-        self._ledger = ledger
+        super().__init__(ledger)
         self._users_max = users_max
-        self._users: OrderedDict[tuple[str, str], User | None] = OrderedDict()
+        self._users: OrderedDict[UserKey, User | None] = OrderedDict()
         self._changes = 0
-        # Looked up for every notification, so found at once.
-        self.accept, self.save, self.claim = ledger.accept, ledger.save, ledger.claim
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ledger, name)
 
     async def user(self, tenant: str, user_id: str) -> User | None:
         """The user, None when unknown; unknown ones are remembered as such."""
@@ -48,56 +107,15 @@ class CachedLedger:
                 self._users.popitem(last=False)
         return user
 
-    async def put_users(self, tenant: str, users: Sequence[User], *, now: float, keep_devices: Sequence[bool]) -> None:
-        """Write users and forget what was remembered of them."""
-        try:
-            await self._ledger.put_users(tenant, users, now=now, keep_devices=keep_devices)
-        finally:
-            self._forget([(tenant, user.user_id) for user in users])
-
-    async def delete_user(self, tenant: str, user_id: str) -> None:
-        """Forget a user, here and in the ledger."""
-        try:
-            await self._ledger.delete_user(tenant, user_id)
-        finally:
-            self._forget([(tenant, user_id)])
-
-    async def put_device(self, tenant: str, user_id: str, device: Device, *, now: float) -> User:
-        """Add or replace a device."""
-        try:
-            return await self._ledger.put_device(tenant, user_id, device, now=now)
-        finally:
-            self._forget([(tenant, user_id)])
-
-    async def delete_device(self, tenant: str, user_id: str, device_id: str) -> None:
-        """Forget a device."""
-        try:
-            await self._ledger.delete_device(tenant, user_id, device_id)
-        finally:
-            self._forget([(tenant, user_id)])
-
-    async def invalidate(self, tombstones: Sequence[Tombstone]) -> int:
-        """Stop using tokens."""
-        try:
-            return await self._ledger.invalidate(tombstones)
-        finally:
-            self._forget([(one.tenant, one.user_id) for one in tombstones])
-
-    async def restore(self, tenant: str, **which: Any) -> int:
-        """Take tokens back."""
-        try:
-            return await self._ledger.restore(tenant, **which)
-        finally:
-            self.drop_cache()
-
     def drop_cache(self) -> None:
-        """Forget everything that is remembered; it is asked for again."""
         self._changes += 1
         self._users.clear()
 
-    def _forget(self, keys: list[tuple[str, str]]) -> None:
+    async def _forget(self, keys: Sequence[UserKey] | None) -> None:
         self._changes += 1
-        for key in keys:
+        if keys is None:
+            self._users.clear()
+        for key in keys or ():
             self._users.pop(key, None)
 
 
@@ -114,7 +132,7 @@ class RememberedUsers:
     def __init__(self, ledger: Ledger, *, users_max: int) -> None:
         self._ledger = ledger
         self._users_max = users_max
-        self._users: OrderedDict[tuple[str, str], User | None] = OrderedDict()
+        self._users: OrderedDict[UserKey, User | None] = OrderedDict()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)

@@ -7,6 +7,7 @@ the provider is in trouble. Lanes share nothing, so an outage in one is not felt
 from __future__ import annotations
 
 from bellbuoy.clock import Clock
+from bellbuoy.delivery.pace import Pace
 from bellbuoy.delivery.purge import PurgeGuard
 from bellbuoy.errors import CredentialRejected, ExecutionRejected, OutcomeUnknown, RecipientGone, Transient
 from bellbuoy.model.delivery import Delivery, Message, Outcome, Receipt, Record
@@ -27,6 +28,7 @@ class Lane:
         breaker: judges the provider's health.
         guard: the breaker and the timeout, around the provider's `send`.
         purge: judges whether tokens are gone.
+        pace: the rate that is kept to, None for none.
         clock: for the holds.
         telemetry: is told of issues.
         credential_hold_s: seconds between looks at a provider that rejects our credential.
@@ -41,6 +43,7 @@ class Lane:
         breaker: CircuitBreaker,
         guard: Guard,
         purge: PurgeGuard,
+        pace: Pace | None = None,
         clock: Clock,
         telemetry: Telemetry,
         credential_hold_s: float,
@@ -52,6 +55,7 @@ class Lane:
         self.breaker = breaker
         self.guard = guard
         self.purge = purge
+        self.pace = pace
         self._clock = clock
         self._telemetry = telemetry
         self._credential_hold_s = credential_hold_s

@@ -292,12 +292,18 @@ class Worker:
                 _URGENCY[record.request.priority], self._attempt, lane, record, fence, delivery
             )
         except BulkheadFull:
-            wait_s = self._settings.place_wait_s * self._rng.uniform(0.5, 1.5)
-            transitions.wait(delivery, self._clock.time(), wait_s)
+            self._wait_for_place(delivery)
             return True
+
+    def _wait_for_place(self, delivery: Delivery) -> None:
+        wait_s = self._settings.place_wait_s * self._rng.uniform(0.5, 1.5)
+        transitions.wait(delivery, self._clock.time(), wait_s)
 
     async def _attempt(self, lane: Lane, record: Record, fence: int, delivery: Delivery) -> bool:
         """Write the attempt down, make it, and settle it."""
+        if lane.pace is not None and not await lane.pace.turn():
+            self._wait_for_place(delivery)
+            return True
         refusal = lane.refusal()
         if refusal is not None:
             self._hold(record, delivery, *refusal)  # It closed while we waited for a place.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,11 +20,13 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Busy, Full, NotFound, StoreError, Unavailable, code_of
 from bellbuoy.intake.kept import Accepted, Entry, Kept
+from bellbuoy.intake.recall import Recall
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.ledger import QUEUED, Account, Claim, Ledger, Offer, Taken
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.queue import LANE_OF, Message, Queue
+from bellbuoy.ports.shared import Remembered
 
 
 class HomesSettings(Struct, frozen=True):
@@ -58,6 +60,7 @@ class Homes:
         ledger: refuses with Unavailable what it does not take in time.
         kept: the journal.
         queue: None where the ledger is the queue too.
+        recall: which keys were used, for when the ledger cannot say; None where processes share no memory.
         settings: the bounds.
         clock: for waiting.
         telemetry: is told of what happens.
@@ -69,12 +72,14 @@ class Homes:
         kept: Kept,
         *,
         queue: Queue | None = None,
+        recall: Recall | None = None,
         settings: HomesSettings,
         clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         self._ledger = ledger
         self._queue = queue
+        self._recall = recall
         self._settings = settings
         self._clock = clock
         self._telemetry = telemetry
@@ -145,7 +150,7 @@ class Homes:
         """Ask both; the first that confirms answers. Raises what the ledger said when neither does."""
         now = self._clock.time()
         written = asyncio.ensure_future(self._written(offers, now))
-        queued = asyncio.ensure_future(_put(queue, offers, now))
+        queued = asyncio.ensure_future(self._queued(queue, offers, now))
         written.add_done_callback(_seen)
         queued.add_done_callback(_seen)
         await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
@@ -161,6 +166,8 @@ class Homes:
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
             taken = written.result()
+            if self._recall is not None:
+                self._recall.tell_soon(offers, taken)
             if queued.done() and not _failed(queued):
                 for one in taken:
                     one.record.homes = ("ledger", "queue") if one.kind == "new" else one.record.homes
@@ -168,7 +175,14 @@ class Homes:
         if _failed(queued):
             self._telemetry.event("publish_failed", code=code_of(queued.exception() or Unavailable("cancelled")))
             raise written.exception() or Unavailable("no home took it", retry_after_s=1.0)
-        return self._from_queue(offers, written)
+        return await self._from_queue(offers, queued.result(), written)
+
+    async def _queued(self, queue: Queue, offers: Sequence[Offer], now: float) -> Mapping[str, Remembered]:
+        """Have the queue bring what is not known to be in a home already; returns what is."""
+        known = await self._recall.find(offers) if self._recall is not None else {}
+        fresh = [offer for offer in offers if offer.record.id not in known]
+        await _put(queue, fresh, now)
+        return known
 
     async def _written(self, offers: Sequence[Offer], now: float) -> list[Taken]:
         """Put into the ledger what the queue is to bring to a worker: leased until it must have."""
@@ -180,15 +194,20 @@ class Homes:
         self._usual_s += 0.1 * (self._clock.monotonic() - began - self._usual_s)
         return taken
 
-    def _from_queue(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> list[Taken]:
+    async def _from_queue(
+        self, offers: Sequence[Offer], known: Mapping[str, Remembered], written: asyncio.Future[list[Taken]]
+    ) -> list[Taken]:
         """Only the queue has confirmed; remember them until the ledger has them too."""
-        for offer in offers:
-            offer.record.homes = ("queue",)
-            self._remembered[offer.record.id] = offer
+        taken = [_taken(offer, known.get(offer.record.id)) for offer in offers]
+        for offer, one in zip(offers, taken, strict=True):
+            if one.kind != "other":
+                self._remembered[offer.record.id] = offer
+        if self._recall is not None:
+            await self._recall.tell([offer for offer in offers if offer.record.id not in known])
         while len(self._remembered) > self._settings.remembered_max:
             self._remembered.popitem(last=False)
         written.add_done_callback(lambda done: self._settled_late(offers, done))
-        return [Taken("new", offer.record) for offer in offers]
+        return taken
 
     def _settled_late(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> None:
         if written.cancelled():
@@ -201,7 +220,7 @@ class Homes:
             self._remembered.pop(offer.record.id, None)
             self._compare(offer, one)
 
-    async def _unless_queued(self, queued: asyncio.Future[None], offers: Sequence[Offer]) -> None:
+    async def _unless_queued(self, queued: asyncio.Future[Any], offers: Sequence[Offer]) -> None:
         """Make due at once what the queue does not bring."""
         await asyncio.wait((queued,))
         error = queued.exception()
@@ -387,6 +406,8 @@ class Homes:
         """Let what is under way end, then close the journal and the ledger."""
         if self._left:
             await asyncio.wait(self._left)
+        if self._recall is not None:
+            await self._recall.aclose()
         await self.kept.aclose()
         await self._ledger.aclose()
 
@@ -419,6 +440,18 @@ async def _put(queue: Queue, offers: Sequence[Offer], now: float) -> None:
         message = Message(offer.record, offer.body_hash)
         groups.setdefault((LANE_OF[offer.record.request.priority], delay_s), []).append(message)
     await asyncio.gather(*(queue.put(lane, messages, delay_s=delay_s) for (lane, delay_s), messages in groups.items()))
+
+
+def _taken(offer: Offer, known: Remembered | None) -> Taken:
+    """What an offer gets that the queue has, or that is `known` to be in a home."""
+    record = offer.record
+    if known is None:
+        record.homes = ("queue",)
+        return Taken("new", record)
+    if known.body_hash != offer.body_hash:
+        return Taken("other", record)
+    record.accepted_at, record.homes, record.answered = known.accepted_at, known.homes, known.answered
+    return Taken("same", record)
 
 
 def _failed(future: asyncio.Future[Any]) -> bool:

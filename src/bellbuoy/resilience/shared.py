@@ -95,6 +95,8 @@ class SharedBreaker:
         owner: names this process among them.
         interval_s: seconds between two looks at the store.
         timeout_s: seconds after which the store counts as away.
+        probing: whether this process calls what is guarded. One that does not only follows the others: with the leave
+            to probe it would hold them all up.
         clock: waits.
         on_event: told when the store is lost and when it is back.
     """
@@ -107,6 +109,7 @@ class SharedBreaker:
         owner: str,
         interval_s: float = 1.0,
         timeout_s: float = 0.5,
+        probing: bool = True,
         clock: Clock | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
@@ -115,6 +118,7 @@ class SharedBreaker:
         self.owner = owner
         self.interval_s = interval_s
         self.timeout_s = timeout_s
+        self.probing = probing
         self.events = Events(*(() if on_event is None else (on_event,)))
         self._clock: Clock = clock or SystemClock()
         self._version = 0
@@ -123,6 +127,7 @@ class SharedBreaker:
         self._adopting = False
         self._lost = False
         self._leased = False
+        self._leased_at = self._abstaining_until = float("-inf")
         breaker.gate = self._may_probe
         breaker.events.listen(self._heard)
 
@@ -172,6 +177,11 @@ class SharedBreaker:
 
     async def _take_over(self) -> None:
         theirs = await self.store.read(self.breaker.name)
+        if theirs.version < self._version:
+            # The store has lost what it held. What is open here must not be closed by that: it is told anew.
+            self._to_tell = self._to_tell or self._open_here()
+            if self._to_tell is not None:
+                self._version = theirs.version
         if theirs.version == self._version or self._to_tell is not None:
             return
         self._version = theirs.version
@@ -186,11 +196,22 @@ class SharedBreaker:
         finally:
             self._adopting = False
 
+    def _open_here(self) -> CircuitOpened | CircuitIsolated | None:
+        name, now, wait_s = self.breaker.name, self._clock.time(), self.breaker.retry_after_s
+        self._told_at = self._clock.monotonic()
+        if self.breaker.state is State.ISOLATED:
+            return CircuitIsolated(name, now)
+        return CircuitOpened(name, now, 0, wait_s, "shared") if wait_s is not None else None
+
     async def _lease(self) -> None:
-        name = self.breaker.name
-        if self.breaker.state is State.HALF_OPEN:
-            lease_s = 2 * self.breaker.settings.timeout_s + 2 * self.interval_s
-            self._leased = await self.store.lease_probe(name, self.owner, lease_s)
+        name, now = self.breaker.name, self._clock.monotonic()
+        lease_s = 2 * self.breaker.settings.timeout_s + 2 * self.interval_s
+        if self._leased and now - self._leased_at > lease_s:
+            # Nothing came of it in the time that probes take: perhaps nobody calls here. It is the others' turn.
+            self._abstaining_until = now + lease_s
+        if self.breaker.state is State.HALF_OPEN and self.probing and now >= self._abstaining_until:
+            had, self._leased = self._leased, await self.store.lease_probe(name, self.owner, lease_s)
+            self._leased_at = self._leased_at if had else now
         elif self._leased:
             self._leased = False
             await self.store.release_probe(name, self.owner)

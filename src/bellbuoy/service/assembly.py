@@ -13,11 +13,13 @@ from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
 from bellbuoy.adapters.fcm import FcmProvider
 from bellbuoy.adapters.host import LinuxHost
+from bellbuoy.adapters.memory_shared import MemoryRateLimit
 from bellbuoy.adapters.sms import SmsProvider
 from bellbuoy.adapters.smtp import SmtpProvider
 from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.feed import Feed, FeedSettings
+from bellbuoy.delivery.pace import Pace
 from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
 from bellbuoy.delivery.release import Release, ReleaseSettings
 from bellbuoy.delivery.retention import Retention, RetentionSettings
@@ -29,7 +31,8 @@ from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.breakers import make_breaker
+from bellbuoy.service.breakers import make_breaker, share_breaker
+from bellbuoy.service.cache import Cache, Sharing
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import Stores, open_stores
@@ -53,6 +56,7 @@ class Parts:
     context: Context
     stores: Stores
     vitals: Vitals
+    sharing: list[Sharing]
 
     @property
     def owns_ledger(self) -> bool:
@@ -83,7 +87,8 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     stores = open_stores(settings, telemetry, clock, rng, accepting=accepting, working=working)
     homes, ledger = stores.homes, stores.ledger
     lanes: dict[str, Lane] = {
-        p.name: _lane(p, settings, telemetry, clock, rng) for p in providers(settings, clock=clock, rng=rng)
+        p.name: _lane(p, settings, stores.cache, telemetry, clock, rng)
+        for p in providers(settings, clock=clock, rng=rng)
     }
     vitals = build_vitals(
         settings,
@@ -94,13 +99,21 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         clock=clock,
         telemetry=telemetry,
     )
+    owner = f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}"
+    sharing = list(stores.sharing)
+    if stores.cache.watched is not None:
+        circuits = stores.cache.circuits
+        sharing += [
+            share_breaker(lane.breaker, circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock)
+            for lane in lanes.values()
+        ]
     worker = release = retention = feed = None
     if working:
         if settings.data.retention_days:
             keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
             retention = Retention(ledger=ledger, settings=keep, clock=clock, telemetry=telemetry)
         of_worker = _worker_settings(settings)
-        worker = _worker(settings, of_worker, ledger, lanes, vitals, telemetry, clock, rng)
+        worker = _worker(owner, settings, of_worker, ledger, lanes, vitals, telemetry, clock, rng)
         release = Release(
             ledger=ledger,
             lanes=lanes,
@@ -138,7 +151,8 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     nudge = worker.nudge if worker is not None else _nobody
     homes.nudge = nudge
     context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge, vitals)
-    return Parts(settings, ledger, keys, lanes, telemetry, worker, release, retention, feed, context, stores, vitals)
+    flows = (worker, release, retention, feed)
+    return Parts(settings, ledger, keys, lanes, telemetry, *flows, context, stores, vitals, sharing)
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:
@@ -208,7 +222,18 @@ def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider
     return found
 
 
-def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, clock: Clock, rng: Random) -> Lane:
+def _pace(name: str, settings: Settings, cache: Cache, clock: Clock) -> Pace | None:
+    """The rate that a provider is to be called at, if any."""
+    rate_per_s = getattr(settings.providers, name).rate_per_s
+    if rate_per_s is None:
+        return None
+    alone = MemoryRateLimit(clock=clock)
+    return Pace(name, rate_per_s=rate_per_s, shared=cache.limits, alone=alone, clock=clock)
+
+
+def _lane(
+    provider: Provider, settings: Settings, cache: Cache, telemetry: ServiceTelemetry, clock: Clock, rng: Random
+) -> Lane:
     """A provider in its guard: bulkhead( breaker( timeout( send ))). Its retries are durable and so in the ledger."""
     name = provider.name
     breaker = make_breaker(name, settings, telemetry, clock, rng)
@@ -231,6 +256,7 @@ def _lane(provider: Provider, settings: Settings, telemetry: ServiceTelemetry, c
                 suspect_s=settings.delivery.purge_suspect_s,
             ),
         ),
+        pace=_pace(name, settings, cache, clock),
         clock=clock,
         telemetry=telemetry,
         credential_hold_s=settings.delivery.credential_hold_s,
@@ -253,6 +279,7 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
 
 
 def _worker(
+    owner: str,
     settings: Settings,
     of_worker: WorkerSettings,
     ledger: Ledger,
@@ -276,7 +303,7 @@ def _worker(
         server_error_wait_s={name: getattr(settings.providers, name).server_error_wait_s for name in lanes},
     )
     return Worker(
-        f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}",
+        owner,
         ledger=ledger,
         lanes=lanes,
         rules=rules,

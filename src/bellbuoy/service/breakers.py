@@ -7,6 +7,8 @@ from random import Random
 from bellbuoy import resilience
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Busy, StoreError, Unavailable, code_of
+from bellbuoy.ports.shared import Circuits
+from bellbuoy.resilience.shared import SharedBreaker, SharedCircuit
 from bellbuoy.service.settings import Breaker, Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -61,6 +63,47 @@ def make_breaker(
             telemetry.event(kind, breaker=name, **({"why": last} if kind == "circuit_breaker_opened" else {}))
 
     return resilience.CircuitBreaker(name, numbers, clock=clock, rng=rng, on_event=tell, classifier=judge)
+
+
+def share_breaker(
+    breaker: resilience.CircuitBreaker,
+    circuits: Circuits,
+    *,
+    owner: str,
+    probing: bool,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+) -> SharedBreaker:
+    """Have a breaker agree with those of other processes; its `run` does that.
+
+    Args:
+        circuits: where they meet. When it is away the breaker goes by what it sees itself, and the log says so.
+        owner: names this process among them.
+        probing: whether this process calls the provider, and so may find out that it is back.
+    """
+
+    def tell(event: resilience.Event) -> None:
+        if isinstance(event, resilience.SharedStateLost):
+            telemetry.event("shared_state_lost", breaker=breaker.name)
+        elif isinstance(event, resilience.SharedStateRegained):
+            telemetry.event("shared_state_regained", breaker=breaker.name)
+
+    return SharedBreaker(breaker, _Meeting(circuits), owner=owner, probing=probing, clock=clock, on_event=tell)
+
+
+class _Meeting:
+    """`bellbuoy.resilience.shared.SharedStore` over the port, which knows states by their names."""
+
+    def __init__(self, circuits: Circuits) -> None:
+        self._circuits = circuits
+        self.lease_probe, self.release_probe = circuits.lease_probe, circuits.release_probe
+
+    async def read(self, name: str) -> SharedCircuit:
+        found = await self._circuits.read(name)
+        return SharedCircuit(resilience.State(found.state), found.open_s, found.version)
+
+    async def publish(self, name: str, state: resilience.State, open_s: float, version: int) -> bool:
+        return await self._circuits.publish(name, str(state), open_s, version)
 
 
 def _judge(outcome: object) -> resilience.Verdict:

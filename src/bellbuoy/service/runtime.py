@@ -84,6 +84,7 @@ async def run(
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
             tasks.append(group.create_task(parts.stores.homes.run(), name="heal"))
             tasks.append(group.create_task(parts.vitals.run(), name="vitals"))
+            tasks += [group.create_task(one.run(), name=f"share-{type(one).__name__}") for one in parts.sharing]
             if parts.feed is not None:
                 tasks.append(group.create_task(parts.feed.run(), name="feed"))
             if parts.release is not None:

@@ -26,6 +26,7 @@ OWN_VARIABLES = {"BELLBUOY_BOOTSTRAP_KEY", "BELLBUOY_URL", "BELLBUOY_API_KEY", "
 TEST_PREFIX = "BELLBUOY_TEST_"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
+Rate = Annotated[float | None, Field(gt=0, le=1_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -117,8 +118,24 @@ class Queue(Section):
 
 
 class Cache(Section):
-    url: Literal["memory://"] = "memory://"
+    # Secret, since that of a Redis holds a password.
+    url: SecretStr = SecretStr("memory://")
     users_max: Annotated[int, Field(ge=0)] = 50_000
+    fresh_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: SecretStr) -> SecretStr:
+        scheme, _, rest = value.get_secret_value().partition("://")
+        if value.get_secret_value() == "memory://" or (scheme in ("redis", "rediss") and rest):
+            return value
+        raise ValueError("memory://, or redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss:// for TLS")
+
+    @property
+    def server(self) -> str | None:
+        """The URL of a Redis that processes share; None where each has only its own memory."""
+        url = self.url.get_secret_value()
+        return None if url == "memory://" else url
 
 
 class Tls(Section):
@@ -135,6 +152,7 @@ class Fcm(Section):
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+    rate_per_s: Rate = None
 
     _url = field_validator("base_url")(outward_url)
 
@@ -149,6 +167,7 @@ class Apns(Section):
     # Apple slows down who makes many errors, and its probe is one, so it is asked seldom; traffic tells at once.
     probe_interval_s: Interval = 30.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+    rate_per_s: Rate = None
 
     _url = field_validator("base_url")(outward_url)
 
@@ -159,6 +178,7 @@ class Smtp(Section):
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
+    rate_per_s: Rate = None
 
 
 class Sms(Section):
@@ -169,6 +189,7 @@ class Sms(Section):
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
+    rate_per_s: Rate = None
 
     _url = field_validator("base_url")(outward_url)
 

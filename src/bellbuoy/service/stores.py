@@ -1,4 +1,4 @@
-"""Where notifications are kept: the ledger, the queue, the journal, as they are configured."""
+"""Where notifications are kept, and what processes tell each other beside it, as it is configured."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from bellbuoy.adapters.journal import FileJournal, claim_folder
 from bellbuoy.adapters.memory import CachedLedger, RememberedUsers
+from bellbuoy.adapters.memory_shared import (
+    MemoryAnnouncements,
+    MemoryCircuits,
+    MemoryFlags,
+    MemoryIdempotency,
+    MemoryLocks,
+    MemoryRateLimit,
+    MemoryRecipients,
+)
+from bellbuoy.adapters.shared_users import SharedUsers
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
+from bellbuoy.intake.recall import Recall
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.queue import Queue
+from bellbuoy.resilience import CircuitBreaker, Timeout
 from bellbuoy.service.breakers import make_breaker
+from bellbuoy.service.cache import Cache, Sharing
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
-from bellbuoy.service.watch import GuardedQueue, WatchedLedger
+from bellbuoy.service.watch import GuardedQueue, WatchedCache, WatchedLedger, guarded
 
 if TYPE_CHECKING:
     from bellbuoy.adapters.mongodb import MongoLedger
+    from bellbuoy.adapters.redis import Link
 
 
 @dataclass
@@ -33,7 +47,8 @@ class Stores:
 
     `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `queue` is None where
     the ledger hands work out itself. `alone`: no other process uses the ledger. `local` remembers what this machine has
-    to, whatever is away; `control` what everybody who shares the ledger has to.
+    to, whatever is away; `control` what everybody who shares the ledger has to. `cache` is what processes tell each
+    other, and `sharing` what has to run for that.
     """
 
     ledger: Ledger
@@ -44,6 +59,8 @@ class Stores:
     local: ControlStore
     control: ControlStore
     locks: list[IO[str]]
+    cache: Cache
+    sharing: list[Sharing]
 
     def drop_caches(self) -> None:
         """Forget what can be asked for again."""
@@ -55,6 +72,8 @@ class Stores:
             await self.queue.aclose()
         await self.ledger.aclose()
         await self.local.aclose()
+        if self.cache.watched is not None:
+            await self.cache.watched.aclose()
         for lock in self.locks:
             lock.close()
 
@@ -92,19 +111,95 @@ def open_stores(
     if settings.queue.broker is not None:
         guard = make_breaker("rabbitmq", settings, telemetry, clock, rng)
         queue = GuardedQueue(broker(settings, clock, rng, working=working), breaker=guard, clock=clock)
+    cache = open_cache(settings, telemetry, clock, rng)
+    shared = cache.watched is not None
     folder, lock, left = claim_folder(settings.data.dir / "journal")
     locks += [lock, *(other for _, other in left)]
     homes = Homes(
         watched,
         Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
         queue=queue,
+        recall=Recall(cache.idempotency, clock=clock) if shared else None,
         settings=HomesSettings(),
         clock=clock,
         telemetry=telemetry,
     )
-    remembering = CachedLedger if alone else RememberedUsers
-    ledger = remembering(homes, users_max=settings.cache.users_max)
-    return Stores(ledger, watched, homes, queue, alone, local, control, locks)
+    ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
+    return Stores(ledger, watched, homes, queue, alone, local, control, locks, cache, sharing)
+
+
+def _remembering(
+    homes: Homes, settings: Settings, cache: Cache, clock: Clock, rng: Random, *, alone: bool
+) -> tuple[Ledger, list[Sharing]]:
+    """The homes with a memory for recipients, and what has to run for the memory that processes share."""
+    ledger, users_max = cast(Ledger, homes), settings.cache.users_max
+    if alone or cache.watched is None:
+        remembering = CachedLedger if alone else RememberedUsers
+        return cast(Ledger, remembering(ledger, users_max=users_max)), [cache.watched] if cache.watched else []
+    users = SharedUsers(
+        ledger,
+        cache.recipients,
+        owner=f"{rng.getrandbits(64):x}",
+        users_max=users_max,
+        fresh_s=settings.cache.fresh_s,
+        clock=clock,
+    )
+    return cast(Ledger, users), [cache.watched, users]
+
+
+def open_cache(settings: Settings, telemetry: ServiceTelemetry, clock: Clock, rng: Random) -> Cache:
+    """What processes tell each other; nothing is connected yet.
+
+    Raises:
+        ConfigurationError: the driver is not installed, or the URL is not valid.
+    """
+    if settings.cache.server is None:
+        return Cache(
+            MemoryRecipients(clock=clock, users_max=settings.cache.users_max),
+            MemoryIdempotency(clock=clock),
+            MemoryFlags(),
+            MemoryAnnouncements(clock=clock),
+            MemoryRateLimit(clock=clock),
+            MemoryLocks(clock=clock),
+            MemoryCircuits(clock=clock),
+        )
+    breaker = make_breaker("redis", settings, telemetry, clock, rng)
+    link = cache_link(settings, clock, rng, breaker)
+    from bellbuoy.adapters import redis
+
+    return Cache(
+        redis.RedisRecipients(link),
+        redis.RedisIdempotency(link),
+        redis.RedisFlags(link),
+        redis.RedisAnnouncements(link),
+        redis.RedisRateLimit(link),
+        redis.RedisLocks(link),
+        redis.RedisCircuits(link),
+        WatchedCache(link, breaker=breaker, clock=clock),
+    )
+
+
+def cache_link(settings: Settings, clock: Clock, rng: Random, breaker: CircuitBreaker | None = None) -> Link:
+    """The way to the Redis that `[cache] url` names; nothing is connected yet.
+
+    Args:
+        breaker: around every question, with the time limit that goes with it; None for neither.
+
+    Raises:
+        ConfigurationError: its driver is not installed, or the URL is not valid.
+    """
+    try:
+        from bellbuoy.adapters.redis import Link
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ConfigurationError(
+            "[cache] url names Redis, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
+        ) from None
+    around = None
+    if breaker is not None:
+        around = guarded(breaker, Timeout(breaker.settings.timeout_s, clock=clock, name="cache").call)
+    return Link(settings.cache.server or "", around=around, clock=clock, rng=rng)
 
 
 def broker(settings: Settings, clock: Clock, rng: Random, *, working: bool) -> Queue:

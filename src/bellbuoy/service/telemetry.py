@@ -76,6 +76,8 @@ EVENTS: dict[str, str] = {
     "feed_failed": "error",
     "messages_given_up": "warning",
     "ledger_away": "warning",
+    "shared_state_lost": "warning",
+    "shared_state_regained": "info",
     "idempotency_conflict": "warning",
     "request_failed": "error",
     "key_created": "info",

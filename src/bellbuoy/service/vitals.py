@@ -114,6 +114,8 @@ def _breakers(stores: Stores, lanes: Mapping[str, Lane]) -> dict[tuple[str, str]
         found["database_down", "ledger"] = stores.watched.breaker
     if stores.queue is not None:
         found["message_queue_down", "queue"] = stores.queue.breaker
+    if stores.cache.watched is not None:
+        found["cache_down", "cache"] = stores.cache.watched.breaker
     return found
 
 
@@ -135,6 +137,10 @@ def _probes(settings: Settings, stores: Stores, lanes: Mapping[str, Lane], clock
         found["message_queue_down"] = Probe(
             "queue", stores.queue.check, is_down=_is_away, settings=of_stores, clock=clock
         )
+    if stores.cache.watched is not None:
+        # One that takes no writes is of no use either, unlike a store, which says by it how it is.
+        check = stores.cache.watched.check
+        found["cache_down"] = Probe("cache", check, is_down=lambda _: True, settings=of_stores, clock=clock)
     for name, lane in lanes.items():
         interval_s = getattr(settings.providers, name).probe_interval_s
         found[f"{name}_down"] = Probe(

@@ -1,4 +1,4 @@
-"""The ledger inside its guard; and whether it takes writes, known from its real work and from a probe a second at most.
+"""The stores inside their guards; and how each is, known from its real work and from a probe a second at most.
 
 An acceptance that takes too long is left to itself, not cancelled: nobody could tell whether it came about. When it
 does after all, its lease is given back, since whoever asked has put the notification elsewhere and works on nothing.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ExecutionRejected, Full, StoreError, TimeoutExceeded, Unavailable
@@ -63,9 +63,9 @@ class WatchedLedger:
         found = getattr(self._ledger, name)
         if not self._remote or self.breaker is None or name in ("probe", "aclose", "examine", "where"):
             return found
-        guarded = _guarded(self.breaker, found)
-        setattr(self, name, guarded)  # The next one who asks finds it at once.
-        return guarded
+        inside = guarded(self.breaker, found)
+        setattr(self, name, inside)  # The next one who asks finds it at once.
+        return inside
 
     async def accept(self, offers: Sequence[Offer]) -> list[Taken]:
         """Put notifications in.
@@ -116,7 +116,7 @@ class WatchedLedger:
         """Write a claimed notification."""
         try:
             if self._remote and self.breaker is not None:
-                asked: bool = await _guarded(self.breaker, self._ledger.save)(*args, **kwargs)
+                asked: bool = await guarded(self.breaker, self._ledger.save)(*args, **kwargs)
             else:
                 asked = await self._ledger.save(*args, **kwargs)
         except Full as error:
@@ -157,7 +157,7 @@ class GuardedQueue:
         self._timeout = Timeout(breaker.settings.timeout_s, clock=clock, name="queue")
         self._probe = _Probe(queue.probe, clock, breaker)
         for name in ("put", "depth"):
-            setattr(self, name, _guarded(breaker, functools.partial(self._timeout.call, getattr(queue, name))))
+            setattr(self, name, guarded(breaker, functools.partial(self._timeout.call, getattr(queue, name))))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
@@ -170,6 +170,39 @@ class GuardedQueue:
         return latency_ms
 
 
+class WatchedCache:
+    """What processes share, on a server: how it is.
+
+    Args:
+        server: its questions go through the breaker already.
+        breaker: the one that they go through.
+        clock: for the age of what was seen.
+    """
+
+    def __init__(self, server: CacheServer, *, breaker: CircuitBreaker, clock: Clock) -> None:
+        self._server = server
+        self.breaker = breaker
+        self._probe = _Probe(server.probe, clock, None)
+        self.run, self.aclose = server.run, server.aclose
+
+    async def check(self) -> float | None:
+        """How long the last probe took, in milliseconds. Raises Full, Unavailable."""
+        latency_ms, failure = await self._probe.result()
+        if failure is not None:
+            raise failure
+        return latency_ms
+
+
+class CacheServer(Protocol):
+    """The connection to what processes share."""
+
+    async def probe(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
 class _Probe:
     """Asks a store how it is, at most once a second however many want to know.
 
@@ -179,7 +212,7 @@ class _Probe:
     def __init__(
         self, probe: Callable[[], Coroutine[Any, Any, None]], clock: Clock, breaker: CircuitBreaker | None
     ) -> None:
-        self._probe = probe if breaker is None else _guarded(breaker, probe)
+        self._probe = probe if breaker is None else guarded(breaker, probe)
         self._clock = clock
         self._patience = Timeout(PROBE_S, clock=clock, name="probe")
         self._running: asyncio.Task[None] | None = None
@@ -211,7 +244,7 @@ class _Probe:
             self._at = self._clock.monotonic()
 
 
-def _guarded(breaker: CircuitBreaker, fn: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(breaker: CircuitBreaker, fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` inside the breaker, with a refusal or a lack of time told as any other absence."""
 
     async def call(*args: Any, **kwargs: Any) -> Any:

@@ -322,3 +322,70 @@ def test_opentelemetry() -> None:
     assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.events"]] == [1]  # noqa: B009
     assert [getattr(point, "value") for point in metrics["bellbuoy.resilience.breaker.state"]] == [2]  # noqa: B009
     provider.shutdown()
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_store_that_has_lost_everything_closes_nothing(by_hand: bool) -> None:
+    fleet = Fleet()
+    for _ in range(2):
+        _fail(fleet.a)
+        await fleet.sync()
+        fleet.a.close()
+        await fleet.sync()
+    if by_hand:
+        fleet.a.isolate()
+    else:
+        _fail(fleet.a)
+    await fleet.sync()
+    state = State.ISOLATED if by_hand else State.OPEN
+    for one in fleet.shared:
+        one.store = MemoryStore(fleet.clock)
+    fleet.shared[1].store = fleet.shared[0].store
+    for _ in range(3):
+        await fleet.sync()
+    assert (fleet.a.state, fleet.b.state) == (state, state)
+    assert (await fleet.shared[0].store.read("them")).state is state
+
+
+async def test_leave_to_probe_goes_on_to_the_others_when_nobody_probes_with_it() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    await fleet.sync()
+    await fleet.clock.advance(10.0, turns=0)
+    for _ in range(13):  # Nobody calls through `a`, which keeps its lease alive all the same.
+        await fleet.sync()
+        assert _refused(fleet.b)
+        await fleet.clock.advance(1.0, turns=0)
+    await fleet.sync()
+    assert not _refused(fleet.b)
+
+
+async def test_one_who_never_calls_never_takes_the_leave() -> None:
+    fleet = Fleet()
+    fleet.shared[0].probing = False
+    _fail(fleet.b)
+    await fleet.shared[1].sync()
+    await fleet.shared[0].sync()
+    await fleet.clock.advance(10.0, turns=0)
+    await fleet.sync()
+    assert [_refused(fleet.a), _refused(fleet.b)] == [True, False]
+    for _ in range(2):
+        fleet.b.admit().success()
+    await fleet.shared[1].sync()
+    await fleet.shared[0].sync()
+    assert fleet.a.state is State.CLOSED
+
+
+async def test_one_who_is_well_takes_over_what_others_told_a_store_that_had_lost_everything() -> None:
+    fleet = Fleet()
+    for _ in range(2):
+        _fail(fleet.a)
+        await fleet.sync()
+        fleet.a.close()
+        await fleet.sync()
+    fleet.shared[0].store = fleet.shared[1].store = MemoryStore(fleet.clock)
+    _fail(fleet.a)
+    await fleet.shared[0].sync()
+    await fleet.shared[0].sync()
+    await fleet.shared[1].sync()
+    assert (fleet.a.state, fleet.b.state) == (State.OPEN, State.OPEN)

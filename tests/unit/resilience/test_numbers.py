@@ -67,7 +67,7 @@ def _numbers(kind: type) -> dict[str, Any]:
         (LastGood, {"fresh_s": 0.0, "size_max": 10_000, "name": "last good"}),
         (Hedge, {"attempts_max": 2, "name": "hedge"}),
         (Retry, {"name": "retry", "idempotent": True}),
-        (SharedBreaker, {"interval_s": 1.0, "timeout_s": 0.5}),
+        (SharedBreaker, {"interval_s": 1.0, "timeout_s": 0.5, "probing": True}),
         (Timeout, {"name": "timeout"}),
         (TimeWindow, {"buckets": 20}),
         (

@@ -50,6 +50,9 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[providers.fcm]\nbase_url = 'http://example.com'", "https"),
         ("[providers.fcm]\nbase_url = 'https://u:p@example.com'", "no user"),
         ("[ledger]\nurl = 'mysql://x'", "sqlite:///"),
+        ("[cache]\nurl = 'memcached://x'", "memory://"),
+        ("[cache]\nurl = 'redis://'", "redis://USER"),
+        ("[providers.fcm]\nrate_per_s = 0", "providers.fcm.rate_per_s"),
         ("[retry]\nmax_delay_s = 0.5", "retry.max_delay_s"),
         ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
         ("[data]\nretention_days = 0.5", "data.retention_days"),
@@ -93,3 +96,11 @@ def test_urls_that_may_be_called(url: str) -> None:
 def test_urls_that_may_not(url: str) -> None:
     with pytest.raises(ValueError, match="https"):
         outward_url(url)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_password_of_the_cache_is_not_shown(tmp_path: Path, scheme: str) -> None:
+    settings = load(written(tmp_path / "x.toml", f"[cache]\nurl = '{scheme}://u:s3cret@cache.example.com:6379/2'"))
+    assert settings.cache.server == f"{scheme}://u:s3cret@cache.example.com:6379/2"
+    assert "s3cret" not in repr(settings)
+    assert load(written(tmp_path / "y.toml", "")).cache.server is None

@@ -9,7 +9,8 @@ import pytest
 
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import Full, StoreError, Unavailable
-from bellbuoy.service.watch import WatchedLedger
+from bellbuoy.resilience import REDIS, CircuitBreaker
+from bellbuoy.service.watch import WatchedCache, WatchedLedger
 
 
 class Store:
@@ -108,3 +109,33 @@ async def test_a_real_write_that_found_no_room_counts_although_the_probe_fits(me
         await getattr(ledger, method)([])
     await clock.advance(10.0)
     await ledger.check()  # Nobody has tried since, so it is offered again.
+
+
+class Server:
+    """What processes share, which does what the test says."""
+
+    failure: StoreError | None = None
+
+    async def probe(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    async def run(self) -> None:
+        """Nothing to hear."""
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize("failure", [Unavailable("gone"), Full("no room")])
+async def test_a_cache_that_takes_nothing_is_away_until_it_does_again(failure: StoreError) -> None:
+    server, clock = Server(), ManualClock()
+    cache = WatchedCache(server, breaker=CircuitBreaker("redis", REDIS), clock=clock)
+    assert await cache.check() is not None
+    server.failure = failure
+    await clock.advance(1.0)
+    with pytest.raises(type(failure)):
+        await cache.check()
+    server.failure = None
+    await clock.advance(1.0)
+    assert await cache.check() is not None

@@ -13,7 +13,7 @@ from bellbuoy.health.probes import Probe
 from bellbuoy.resilience import CircuitBreaker
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.watch import GuardedQueue
+from bellbuoy.service.watch import GuardedQueue, WatchedCache
 
 _STATE_NUMBERS = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 
@@ -38,6 +38,8 @@ def all_breakers(context: Context) -> dict[str, CircuitBreaker]:
         found.append(context.stores.watched.breaker)
     if context.stores.queue is not None:
         found.append(context.stores.queue.breaker)
+    if context.stores.cache.watched is not None:
+        found.append(context.stores.cache.watched.breaker)
     return {breaker.name: breaker for breaker in found}
 
 
@@ -56,10 +58,14 @@ async def health(context: Context) -> dict[str, Any]:
     homes = ["ledger"]
     if context.stores.queue is not None:
         homes.append("queue")
-        dependencies["queue"] = await _queue(context.stores.queue)
+        dependencies["queue"] = await _server(context.stores.queue)
         if dependencies["queue"]["status"] == "unhealthy":
             issues.append("message_queue_down")
     found = context.vitals.monitor.issues
+    if context.stores.cache.watched is not None:
+        dependencies["cache"] = await _server(context.stores.cache.watched)
+        if dependencies["cache"]["status"] == "unhealthy":
+            issues.append("cache_down")
     for lane in context.lanes.values():
         probe = context.vitals.probes[f"{lane.name}_down"]
         dependencies[lane.name] = _provider(lane, probe, f"{lane.name}_down" in found)
@@ -81,10 +87,10 @@ async def health(context: Context) -> dict[str, Any]:
     }
 
 
-async def _queue(queue: GuardedQueue) -> dict[str, Any]:
-    state = str(queue.breaker.state)
+async def _server(server: GuardedQueue | WatchedCache) -> dict[str, Any]:
+    state = str(server.breaker.state)
     try:
-        latency_ms = round(await queue.check() or 0.0, 3)
+        latency_ms = round(await server.check() or 0.0, 3)
     except StoreError:
         return {"status": "unhealthy", "latency_ms": None, "breaker": state}
     return {"status": "healthy" if state == "closed" else "degraded", "latency_ms": latency_ms, "breaker": state}

@@ -30,6 +30,8 @@ async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
     findings = [_data_dir(settings.data.dir), *_room(settings.data.dir), ledger]
     if settings.queue.broker is not None:
         findings.append(await _broker(settings))
+    if settings.cache.server is not None:
+        findings.append(await _cache(settings))
     findings += await _providers(settings)
     worst = 1 if any(level == "error" for level, *_ in findings) else 0
     if as_json:
@@ -113,6 +115,33 @@ async def _broker(settings: Settings) -> Finding:
         found = f"RabbitMQ, with {waiting['dead']} messages in bellbuoy.dead that no worker could finish"
         return "warning", "queue", found, "look at them with rabbitmqadmin; the ledger has their notifications"
     return "ok", "queue", f"RabbitMQ, {sum(waiting.values())} messages wait", ""
+
+
+async def _cache(settings: Settings) -> Finding:
+    """Write something, read it back, and ask how the server keeps what it is told."""
+    try:
+        link = stores.cache_link(settings, SystemClock(), SystemRandom())
+        try:
+            await link.probe()
+            about = await link.examine()
+        finally:
+            await link.aclose()
+    except (BellbuoyError, TimeoutError) as error:
+        hint = getattr(error, "hint", None)
+        return (
+            "error",
+            "cache",
+            str(error) or "Redis does not answer",
+            hint or "check [cache] url and the network between",
+        )
+    found = f"Redis {about.get('redis_version', '')} answers, append-only file"
+    if str(about.get("aof_enabled")) != "1":
+        return "warning", "cache", f"{found} off: a restart forgets flags and used keys", "appendonly yes"
+    policy = str(about.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("allkeys"):
+        found = f"{found} on, maxmemory-policy {policy}: flags and fences may be evicted"
+        return "warning", "cache", found, "maxmemory-policy noeviction or volatile-ttl"
+    return "ok", "cache", f"{found} on", ""
 
 
 _MISSING = {
