@@ -692,3 +692,14 @@ async def test_whoever_works_on_what_is_taken_in_loses_its_lease(ledger: Ledger)
     await ledger.absorb([done_elsewhere(offer("a").record)], now=NOW)
     with pytest.raises(LeaseLost):
         await save(ledger, one)
+
+
+async def test_it_is_as_before_after_a_reconnection(ledger: Ledger) -> None:
+    await ledger.accept([offer("a")])
+    writing = asyncio.gather(*(ledger.accept([offer(f"w-{n}")]) for n in range(20)), return_exceptions=True)
+    await ledger.reconnect()
+    await writing
+    await ledger.accept([offer("b")])
+    await ledger.probe()
+    assert {(await ledger.get(name)).id for name in ("a", "b")} == {"a", "b"}
+    assert (await ledger.books()).difference == 0

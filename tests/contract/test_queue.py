@@ -288,3 +288,12 @@ async def test_a_password_stands_in_no_error(rabbitmq: RabbitServer) -> None:
         await queue.probe()
     assert "s3cret" not in f"{refused.value!r} {refused.value.__cause__!r}"
     await queue.aclose()
+
+
+async def test_it_is_as_before_after_a_reconnection(queue: Queue) -> None:
+    await queue.put("normal", [message("a")])
+    await queue.reconnect()
+    await queue.probe()
+    (handed,) = await queue.take(["normal"], limit=5, wait_s=5.0)
+    assert handed.message.record.id == "a"
+    await queue.acknowledge([handed])

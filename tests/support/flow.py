@@ -48,6 +48,9 @@ class ScriptedProvider:
         assert isinstance(answer, Receipt)
         return answer
 
+    async def renew(self) -> None:
+        """Nothing is kept."""
+
     async def probe(self) -> None:
         """Always well."""
 
@@ -76,6 +79,9 @@ class RecordingTelemetry:
         """Not looked at."""
 
     def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
+        """Not looked at."""
+
+    def recovery(self, plan: str, result: str) -> None:
         """Not looked at."""
 
     def raise_issue(self, issue: Issue) -> None:

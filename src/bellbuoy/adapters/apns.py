@@ -375,6 +375,10 @@ class ApnsProvider:
         except RecipientGone:
             return
 
+    async def renew(self) -> None:
+        """See `Provider.renew`; the provider token stays, since Apple refuses a new one within 20 minutes."""
+        await self._transport.renew()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         await self._transport.aclose()

@@ -213,6 +213,10 @@ class SmsProvider:
         if answer.status != 200:
             raise self._failure(answer)
 
+    async def renew(self) -> None:
+        """See `Provider.renew`."""
+        await self._transport.renew()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         await self._transport.aclose()

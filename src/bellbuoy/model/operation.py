@@ -138,3 +138,67 @@ class Mode(Struct, frozen=True):
     pinned: bool | None = None
     since: float | None = None
     because: tuple[str, ...] = ()
+
+
+IncidentStatus = Literal["open", "recovering", "settling", "exhausted", "resolved"]
+
+
+class StepReport(Struct, frozen=True):
+    """How one step of a plan went at the last attempt: pending, begun, done, failed, undone; `error` is a code."""
+
+    name: str
+    status: str
+    error: str | None = None
+
+
+class EscalationReport(Struct, frozen=True):
+    """That a human was told, or is to be: where, what (`trigger`, `resolve`), and how far that is."""
+
+    target: str
+    action: str
+    status: str
+    at: float
+    reference: str | None = None
+
+
+class Incident(Struct, omit_defaults=True):
+    """The record of a failure, from its beginning to its end. Times are epoch seconds.
+
+    Args:
+        id: its name; pages, tickets and messages about it carry it.
+        key: what its attempts are counted by, the plan and the component.
+        issue, component: what is wrong with what.
+        plan: the one that is tried; None where there is none and a human is told at once.
+        detail: what was seen.
+        opened_at: when the issue began.
+        status: open until its plan runs, recovering while it does, settling after it succeeded, exhausted after the
+            last attempt, resolved at the end.
+        attempts: that were made and failed.
+        next_at: when the next one is made, None when none is.
+        run: names the present attempt's saga; a number that grows.
+        settled_at: when the plan succeeded, None before.
+        steps: how the steps of the last attempt went.
+        escalations: whom it was told.
+        acknowledged_at, acknowledged_by: that a human has it in hand; nothing more is tried by itself then.
+        resolved_at, resolved_by: its end; `by` is `itself`, `recovery`, or who did it.
+    """
+
+    id: str
+    key: str
+    issue: str
+    component: str
+    plan: str | None
+    detail: str
+    opened_at: float
+    status: IncidentStatus = "open"
+    attempts: int = 0
+    next_at: float | None = None
+    run: int = 0
+    settled_at: float | None = None
+    steps: list[StepReport] = field(default_factory=list)
+    escalations: list[EscalationReport] = field(default_factory=list)
+    escalated: bool = False
+    acknowledged_at: float | None = None
+    acknowledged_by: str | None = None
+    resolved_at: float | None = None
+    resolved_by: str | None = None

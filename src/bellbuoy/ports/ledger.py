@@ -373,6 +373,14 @@ class Ledger(NotificationLedger, DeadLetterLedger, Registry, KeyStore, Protocol)
         """
         ...
 
+    async def reconnect(self) -> None:
+        """Let go of every connection and begin anew; calls under way end as if the store had gone away.
+
+        Raises:
+            Full, Unavailable: it could not; what was there stays.
+        """
+        ...
+
     async def probe(self) -> None:
         """Do a real write and read; raise Unavailable or Full when it cannot."""
         ...

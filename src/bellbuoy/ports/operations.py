@@ -30,6 +30,10 @@ class Telemetry(Protocol):
         """`calls` real calls of a dependency ended after `seconds` each, None when nobody knows."""
         ...
 
+    def recovery(self, plan: str, result: str) -> None:
+        """An attempt of a plan ended: successful or failed; or its last one had, and it is exhausted."""
+        ...
+
     def raise_issue(self, issue: Issue) -> None:
         """Something is wrong that a person should know of; raising one again changes nothing."""
         ...

@@ -37,6 +37,13 @@ class Provider(Protocol):
         """Do the cheapest real operation that shows the provider and our credential work; raise as `send` does."""
         ...
 
+    async def renew(self) -> None:
+        """Let go of connections and of what was learnt about the provider; the next attempt begins anew.
+
+        Sends in flight fail as by `aclose`. A credential that may not be made anew so soon stays.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close connections; in-flight sends fail with `OutcomeUnknown` or `Transient`. Safe to call twice."""
         ...

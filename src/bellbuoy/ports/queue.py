@@ -92,6 +92,14 @@ class Queue(Protocol):
         """How many messages wait in each lane, those that are delayed included, and in `dead`. Raises Unavailable."""
         ...
 
+    async def reconnect(self) -> None:
+        """Let go of the connection, make another, and have everything declared. What was out is handed out again.
+
+        Raises:
+            Unavailable: it cannot be reached.
+        """
+        ...
+
     async def probe(self) -> None:
         """Put a message in, confirmed, and take it out again; raise Unavailable or Full when that cannot be done."""
         ...

@@ -55,6 +55,15 @@ EVENTS: dict[str, str] = {
     "mode_pinned": "warning",
     "pins_not_read": "error",
     "health_failed": "error",
+    "incident_opened": "warning",
+    "incident_resolved": "info",
+    "incidents_not_shared": "warning",
+    "recovery_started": "warning",
+    "recovery_successful": "info",
+    "recovery_failed": "error",
+    "recovery_exhausted": "error",
+    "recovery_stalled": "error",
+    "escalated": "error",
     "issue_raised": "error",
     "issue_cleared": "info",
     "tokens_invalidated": "warning",
@@ -150,6 +159,9 @@ class ServiceTelemetry:
         self.mode_active = self._gauge(
             "bellbuoy_mode_active", "1 while the service works in this mode.", ["mode"], of_all="livemax"
         )
+        self._recovery = Counter(
+            "bellbuoy_recovery_total", "Attempts of plans by their result.", ["plan", "result"], registry=metrics
+        )
         self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
         self.journal_pending = self._gauge(
             "bellbuoy_journal_pending", "Notifications that only the journal has.", of_all="livesum"
@@ -179,6 +191,9 @@ class ServiceTelemetry:
 
     def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
         self.meters.add(dependency, self._clock.monotonic(), seconds, failed=failed, calls=calls)
+
+    def recovery(self, plan: str, result: str) -> None:
+        self._recovery.labels(plan, result).inc()
 
     def raise_issue(self, issue: Issue) -> None:
         key = (issue.name, issue.component)

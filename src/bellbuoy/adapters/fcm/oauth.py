@@ -149,6 +149,10 @@ class AccessTokens:
         await _result(self._renewal)
         return self._headers
 
+    def forget(self) -> None:
+        """Ask for a new token before the next request."""
+        self._renew_at = self._expires_at = float("-inf")
+
     async def aclose(self) -> None:
         """End a renewal that is under way."""
         if self._renewal is not None:

@@ -97,6 +97,11 @@ class FcmProvider:
         except (RecipientGone, Permanent):
             return
 
+    async def renew(self) -> None:
+        """See `Provider.renew`; the OAuth token is asked for anew."""
+        self._tokens.forget()
+        await self._transport.renew()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         await self._tokens.aclose()

@@ -256,6 +256,10 @@ class Database:
         self._overruns += 1
         if self._overruns < _OVERRUNS_MAX or self._closed:
             return
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Leave all connections to themselves and begin with new ones."""
         self._overruns = 0
         task = asyncio.create_task(_close(self._client), name="mongodb-close", context=Context())
         self._left.add(task)

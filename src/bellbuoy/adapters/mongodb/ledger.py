@@ -49,6 +49,10 @@ class MongoLedger(Leases, DeadLetters, Accounts, Registry, Keys, Retention):
         """
         return await self._db.examine(fix=fix)
 
+    async def reconnect(self) -> None:
+        """Begin with new connections."""
+        self._db.reconnect()
+
     async def probe(self) -> None:
         """Write a document and read it back; raises Full or Unavailable when that fails."""
         now = self._clock.time()

@@ -139,12 +139,22 @@ class Link:
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
+    async def renew(self) -> None:
+        """Give the connection up and make another at once, with everything declared. Raises as `ask`."""
+        self.drop()
+        self._not_before = float("-inf")
+        await self.ask(_nothing)
+
     async def aclose(self) -> None:
         """Close it; safe to call twice."""
         self._closed = True
         self.drop()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+async def _nothing() -> None:
+    """Being connected is all."""
 
 
 async def _close(connection: AbstractConnection) -> None:

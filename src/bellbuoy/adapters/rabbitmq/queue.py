@@ -135,6 +135,10 @@ class RabbitQueue:
 
         return await self._link.ask(count)
 
+    async def reconnect(self) -> None:
+        """Let go of the connection and make another. Raises Unavailable."""
+        await self._link.renew()
+
     async def probe(self) -> None:
         """Put a message in, confirmed, and take it out again. Raises Unavailable."""
 

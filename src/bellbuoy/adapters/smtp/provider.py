@@ -116,6 +116,12 @@ class SmtpProvider:
         if failure is not None:
             raise failure
 
+    async def renew(self) -> None:
+        """See `Provider.renew`; mail that is being handed over ends as it will."""
+        for connection in self._idle:
+            connection.hang_up()
+        self._idle.clear()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`."""
         self._closed = True

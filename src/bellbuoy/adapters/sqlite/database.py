@@ -78,6 +78,7 @@ class Database:
         self._sleeping = False
         self._rousing = False
         self._closing = False
+        self._renewing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         try:
@@ -127,17 +128,45 @@ class Database:
         """
         if self._closing:
             raise Unavailable("the ledger is closed")
-        connection, pool = (self._scanner, self._scanners) if scan else (self._reader, self._readers)
+        pool = self._scanners if scan else self._readers
 
         def run() -> T:
             try:
-                return work(connection)
+                return work(self._scanner if scan else self._reader)
             except apsw.Error as error:
                 raise _translated(error, self.path) from error
 
         if self._inline:
             return run()
         return await asyncio.get_running_loop().run_in_executor(pool, run)
+
+    async def reopen(self) -> None:
+        """Let go of the file and open it anew, each connection when its own thread does nothing else.
+
+        Raises:
+            Unavailable, Full, ConfigurationError: it cannot be opened; the old connections stay.
+        """
+        if self._closing:
+            raise Unavailable("the ledger is closed")
+
+        def anew(name: str) -> None:
+            try:
+                fresh = _open(self.path)
+            except apsw.Error as error:
+                raise _translated(error, self.path) from error
+            old = getattr(self, name)
+            setattr(self, name, fresh)
+            old.close()
+
+        if self._inline:
+            for name in ("_reader", "_scanner"):
+                anew(name)
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._readers, anew, "_reader")
+        await loop.run_in_executor(self._scanners, anew, "_scanner")
+        self._renewing = True
+        await self.write(lambda _: None)  # The writer opens its own before the next commit.
 
     async def aclose(self) -> None:
         """Commit what was handed over, then close the file. Safe to call twice."""
@@ -223,6 +252,10 @@ class Database:
             rows.append(row)
             futures.append(future)
         results: list[tuple[asyncio.Future[Any], Any]] = []
+        if self._renewing:
+            old, self._writer = self._writer, _open(self.path)
+            self._renewing = False
+            old.close()
         writer = self._writer
         writer.execute("BEGIN IMMEDIATE")
         try:

@@ -49,6 +49,10 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
         await self._db.write(put)
         await self._db.read(get)
 
+    async def reconnect(self) -> None:
+        """Open the file anew; raises Full or Unavailable when that fails."""
+        await self._db.reopen()
+
     async def aclose(self) -> None:
         """Commit what was handed over, then close the file. Safe to call twice."""
         await self._db.aclose()

@@ -52,6 +52,10 @@ class Transport(Protocol):
         """Ask for `url`; raises and cancels as `post` does."""
         ...
 
+    async def renew(self) -> None:
+        """Let go of every connection; requests in flight end as by `aclose`, and the next one connects anew."""
+        ...
+
     async def aclose(self) -> None:
         """Close all connections; requests in flight end with `OutcomeUnknown`. Safe to call twice."""
         ...

@@ -76,9 +76,17 @@ class PyreqwestTransport:
         """See `Transport.get`."""
         return await self._exchange("GET", url, headers, None)
 
+    async def renew(self) -> None:
+        """See `Transport.renew`."""
+        self._speaks_http2.clear()
+        await self._let_go()
+
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         self._closed = True
+        await self._let_go()
+
+    async def _let_go(self) -> None:
         clients = [client for lane in self._lanes for client in lane.clients.values()]
         for lane in self._lanes:
             lane.clients = {}

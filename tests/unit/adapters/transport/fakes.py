@@ -31,7 +31,7 @@ class FakeTransport:
     def __init__(self, *replies: Reply) -> None:
         self.replies: deque[Reply] = deque(replies)
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.closed = 0
+        self.closed = self.renewed = 0
 
     async def post(self, url: str, headers: Headers, body: bytes) -> Response:
         self.requests.append((url, dict(headers), body))
@@ -45,6 +45,9 @@ class FakeTransport:
 
     async def get(self, url: str, headers: Headers) -> Response:
         return await self.post(url, headers, b"")
+
+    async def renew(self) -> None:
+        self.renewed += 1
 
     async def aclose(self) -> None:
         self.closed += 1

@@ -78,6 +78,13 @@ class Http2Transport:
         """See `Transport.get`."""
         return await self._exchange("GET", url, headers, None)
 
+    async def renew(self) -> None:
+        """See `Transport.renew`."""
+        servers, self._servers = self._servers, {}
+        for server in servers.values():
+            await server.aclose()
+        await self._other.renew()
+
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         self._closed = True

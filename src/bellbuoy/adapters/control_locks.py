@@ -1,0 +1,71 @@
+"""Locks over a control store: for the processes of one machine, or of all who share its store.
+
+A lock is a document that names its owner, its fence and when its lease ends, by the wall clock of whoever wrote it.
+Machines whose clocks differ by more than a lease may both believe to have it, which the fence then settles.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bellbuoy.clock import Clock
+from bellbuoy.errors import Conflict
+from bellbuoy.ports.control import ControlStore
+from bellbuoy.ports.shared import Lock
+
+
+class _Lease(Struct):
+    owner: str
+    until: float
+    fence: int
+
+
+_decode = msgspec.json.Decoder(_Lease).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ControlLocks:
+    """Implements `bellbuoy.ports.shared.Locks`.
+
+    Args:
+        store: where they are kept.
+        clock: for the ends of leases.
+    """
+
+    def __init__(self, store: ControlStore, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def acquire(self, name: str, owner: str, *, lease_s: float) -> Lock | None:
+        lease, version = await self._find(name)
+        now = self._clock.time()
+        if lease.until > now:
+            return None
+        taken = _Lease(owner, now + lease_s, lease.fence + 1)
+        return Lock(name, owner, taken.fence) if await self._write(name, taken, version) else None
+
+    async def renew(self, lock: Lock, *, lease_s: float) -> bool:
+        return await self._change(lock, self._clock.time() + lease_s)
+
+    async def release(self, lock: Lock) -> bool:
+        return await self._change(lock, 0.0)
+
+    async def _change(self, lock: Lock, until: float) -> bool:
+        lease, version = await self._find(lock.name)
+        # One whose lease has ended has lost it, although nobody else has taken it yet.
+        if lease.fence != lock.fence or lease.until <= self._clock.time():
+            return False
+        return await self._write(lock.name, replace(lease, until=until), version)
+
+    async def _find(self, name: str) -> tuple[_Lease, int]:
+        kept = await self._store.read("lease", name)
+        return (_decode(kept.data), kept.version) if kept else (_Lease("", 0.0, 0), 0)
+
+    async def _write(self, name: str, lease: _Lease, version: int) -> bool:
+        try:
+            await self._store.write("lease", name, _encode(lease), version=version)
+        except Conflict:
+            return False
+        return True
