@@ -63,7 +63,7 @@ class Cluster(Flow):
             clock=self.clock,
             telemetry=self.telemetry,
         )
-        self.around = RememberedUsers(self.homes, users_max=100)
+        self.around = RememberedUsers(self.homes, users_max=100, clock=self.clock)
         self.worker = self._worker("w-1")
         self.homes.nudge = self.worker.nudge
         self.intake = Intake(

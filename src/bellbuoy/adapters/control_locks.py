@@ -6,14 +6,16 @@ Machines whose clocks differ by more than a lease may both believe to have it, w
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Conflict
+from bellbuoy.errors import Conflict, StoreError
 from bellbuoy.ports.control import ControlStore
-from bellbuoy.ports.shared import Lock
+from bellbuoy.ports.shared import Lock, Locks
 
 
 class _Lease(Struct):
@@ -24,6 +26,52 @@ class _Lease(Struct):
 
 _decode = msgspec.json.Decoder(_Lease).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class LayeredLocks:
+    """Locks that hold on this machine in any case, and between machines while `far` is there.
+
+    Args:
+        near: always asked, and whose fence counts.
+        far: asked as well; while it is away those of `near` have to do.
+    """
+
+    def __init__(self, near: Locks, far: Locks) -> None:
+        self._near = near
+        self._far = far
+        self._both: dict[Lock, Lock] = {}
+
+    async def acquire(self, name: str, owner: str, *, lease_s: float) -> Lock | None:
+        near = await self._near.acquire(name, owner, lease_s=lease_s)
+        if near is None:
+            return None
+        try:
+            far = await self._far.acquire(name, owner, lease_s=lease_s)
+        except StoreError:
+            return near
+        if far is None:
+            await self._near.release(near)
+            return None
+        self._both[near] = far
+        return near
+
+    async def renew(self, lock: Lock, *, lease_s: float) -> bool:
+        kept = await self._near.renew(lock, lease_s=lease_s)
+        far = self._both.get(lock)
+        if far is None or not kept:
+            return kept
+        try:
+            return await self._far.renew(far, lease_s=lease_s)
+        except StoreError:
+            return True
+
+    async def release(self, lock: Lock) -> bool:
+        far = self._both.pop(lock, None)
+        released = await self._near.release(lock)
+        if far is not None:
+            with contextlib.suppress(StoreError):  # Its lease ends by itself.
+                await self._far.release(far)
+        return released
 
 
 class ControlLocks:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from bellbuoy.clock import Clock
 from bellbuoy.errors import Unavailable
 from bellbuoy.model.operation import Tombstone
 from bellbuoy.model.recipient import Device, User
@@ -111,6 +112,9 @@ class CachedLedger(ChangesSeen):
         self._changes += 1
         self._users.clear()
 
+    def prefer_cache(self, *, always: bool, fresh_s: float) -> None:
+        """It always does: nobody else changes what it remembers."""
+
     async def _forget(self, keys: Sequence[UserKey] | None) -> None:
         self._changes += 1
         if keys is None:
@@ -122,35 +126,46 @@ class CachedLedger(ChangesSeen):
 class RememberedUsers:
     """A ledger whose recipients are remembered for the time in which it is away; everything else passes through.
 
-    It is asked every time, so what is remembered is never used while the ledger answers.
+    It is asked every time, so what is remembered is never used while the ledger answers; unless the cache is to be
+    preferred, since the ledger is slow: then what others change meanwhile is not seen for as long.
 
     Args:
         ledger: where the recipients are kept.
         users_max: how many to remember; the one not asked for longest makes room.
+        clock: for how old they are.
     """
 
-    def __init__(self, ledger: Ledger, *, users_max: int) -> None:
+    def __init__(self, ledger: Ledger, *, users_max: int, clock: Clock) -> None:
         self._ledger = ledger
         self._users_max = users_max
-        self._users: OrderedDict[UserKey, User | None] = OrderedDict()
+        self._clock = clock
+        self._users: OrderedDict[UserKey, tuple[User | None, float]] = OrderedDict()
+        self._fresh_s = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ledger, name)
 
     async def user(self, tenant: str, user_id: str) -> User | None:
         """The user as the ledger has it, or as it last had it when it does not answer. Raises Unavailable."""
-        key = (tenant, user_id)
+        key, now = (tenant, user_id), self._clock.monotonic()
+        known = self._users.get(key)
+        if known is not None and now - known[1] < self._fresh_s:
+            return known[0]
         try:
             user = await self._ledger.user(tenant, user_id)
         except Unavailable:
-            if key not in self._users:
+            if known is None:
                 raise
-            return self._users[key]
-        self._users[key] = user
+            return known[0]
+        self._users[key] = user, now
         self._users.move_to_end(key)
         if len(self._users) > self._users_max:
             self._users.popitem(last=False)
         return user
+
+    def prefer_cache(self, *, always: bool, fresh_s: float) -> None:
+        """Ask the ledger only about whom is not remembered, or was asked about over `fresh_s` seconds ago."""
+        self._fresh_s = float("inf") if always else fresh_s
 
     def drop_cache(self) -> None:
         """Forget everything that is remembered."""

@@ -68,7 +68,7 @@ class SharedUsers(ChangesSeen):
         self._recipients = recipients
         self._changes_named = (f"{owner}:{n}" for n in itertools.count())
         self._users_max = users_max
-        self._fresh_s = fresh_s
+        self._fresh_s = self._fresh_usually_s = fresh_s
         self._clock = clock
         self._known: OrderedDict[UserKey, _Known] = OrderedDict()
         self._changes = 0
@@ -98,6 +98,10 @@ class SharedUsers(ChangesSeen):
         if changes == self._changes:
             self._remember(key, _Known(user, now), known)
         return user
+
+    def prefer_cache(self, *, always: bool, fresh_s: float) -> None:
+        """Ask the ledger only about whom is not known, or was asked about over `fresh_s` seconds ago."""
+        self._fresh_s = float("inf") if always else max(fresh_s, self._fresh_usually_s)
 
     def _remember(self, key: UserKey, fresh: _Known, before: _Known | None) -> None:
         if before is not None and before.user == fresh.user:

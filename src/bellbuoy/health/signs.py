@@ -121,6 +121,6 @@ class Noticed:
 
     def __call__(self, now: float) -> Iterator[Sign]:
         for name in ("database_down", "disk_full"):
-            issue = self._issues.get((name, "ledger"))
+            issue = self._issues.get((name, "homes"))
             if issue is not None:
-                yield Sign(name, "writes", True, issue.detail, True)
+                yield Sign(name, "ledger", True, issue.detail, True)

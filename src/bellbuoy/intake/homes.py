@@ -413,12 +413,12 @@ class Homes:
 
     def _lost(self, error: StoreError) -> None:
         name = "disk_full" if isinstance(error, Full) else "database_down"
-        self._telemetry.raise_issue(Issue(name, "ledger", f"it takes nothing: {error.code}", self._clock.time()))
+        self._telemetry.raise_issue(Issue(name, "homes", f"the ledger takes nothing: {error.code}", self._clock.time()))
         self._away = self._queue is not None
 
     def _found(self) -> None:
         for name in ("database_down", "disk_full"):
-            self._telemetry.clear_issue(name, "ledger")
+            self._telemetry.clear_issue(name, "homes")
 
     def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(rest, name="home")

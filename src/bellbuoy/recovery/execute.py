@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict, LeaseLost, NotFound, StoreError, code_of
-from bellbuoy.model.operation import Incident, StepReport
+from bellbuoy.model.operation import Incident, Issue, StepReport
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Lock, Locks
@@ -27,9 +27,6 @@ from bellbuoy.resilience.saga import Saga, SagaFailed, SagaState, Step
 EVERY_S = 0.5
 LOCK_S = 30.0
 """For how long a runner that dies keeps others from its plan."""
-
-Found = tuple[str, str, str]
-"""An issue, its component, and what was seen."""
 
 
 class Escalate(Protocol):
@@ -59,7 +56,7 @@ class Recovery:
 
     Args:
         owner: this process's name in the locks.
-        found: what is wrong at the moment.
+        found: what is wrong at the moment, and since when.
         incidents: the records.
         store: the machine's own, for the logs of the sagas.
         locks: leave for one runner.
@@ -74,7 +71,7 @@ class Recovery:
         self,
         owner: str,
         *,
-        found: Callable[[], Sequence[Found]],
+        found: Callable[[], Sequence[Issue]],
         incidents: Incidents,
         store: ControlStore,
         locks: Locks,
@@ -113,11 +110,12 @@ class Recovery:
     async def step(self) -> None:
         """Look once at what is wrong and at what was."""
         found = {
-            key_of(issue, component): (issue, component, detail)
-            for issue, component, detail in self._found()
-            if issue in PLAN_OF or issue in ESCALATED_AT_ONCE
+            key_of(issue.name, issue.component): issue
+            for issue in self._found()
+            if issue.name in PLAN_OF or issue.name in ESCALATED_AT_ONCE
         }
-        unresolved = {one.key: one for one in await self._incidents.unresolved()}
+        latest = await self._incidents.latest()
+        unresolved = {key: one for key, one in latest.items() if one.status != "resolved"}
         for key in {*found, *unresolved}:
             if key in self._running or not await self._hold(key):
                 continue
@@ -127,19 +125,23 @@ class Recovery:
                     await self._over(incident)
                 await self._let_go(key)
             elif incident is None:
-                await self._begin(*found[key])
+                # What somebody has called over is not begun again while the same failure lasts.
+                if key not in latest or (latest[key].resolved_at or 0.0) < found[key].since:
+                    await self._begin(found[key])
             else:
                 await self._go_on(incident)
 
     # One incident.
 
-    async def _begin(self, issue: str, component: str, detail: str) -> None:
-        plan = PLANS.get(PLAN_OF.get(issue, ""))
+    async def _begin(self, issue: Issue) -> None:
+        plan = PLANS.get(PLAN_OF.get(issue.name, ""))
         first_s = None
         if plan is not None and self._settings.enabled:
             first_s = self._settings.first_after_s.get(plan.name, plan.first_after_s)
-        incident = await self._incidents.open(issue, component, detail, first_after_s=first_s)
-        self._telemetry.event("incident_opened", incident=incident.id, issue=issue, component=component)
+        incident = await self._incidents.open(issue, first_after_s=first_s)
+        self._telemetry.event(
+            "incident_opened", incident=incident.id, issue=issue.name, component=issue.component, why=issue.detail
+        )
         if plan is None:
             await self._tell_humans(incident)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict, NotFound, StoreError, code_of
-from bellbuoy.model.operation import Incident
+from bellbuoy.model.operation import Incident, Issue
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.recovery.plan import PLAN_OF, PLANS, key_of
@@ -41,17 +41,17 @@ class Incidents:
         self._rng = rng
         self._telemetry = telemetry
 
-    async def open(self, issue: str, component: str, detail: str, *, first_after_s: float | None) -> Incident:
+    async def open(self, issue: Issue, *, first_after_s: float | None) -> Incident:
         """Begin an incident; its plan is tried `first_after_s` seconds from now, None for never by itself."""
         now = self._clock.time()
-        plan = PLAN_OF.get(issue)
+        plan = PLAN_OF.get(issue.name)
         incident = Incident(
             id=f"inc-{uuid.UUID(int=self._rng.getrandbits(128)).hex[:16]}",
-            key=key_of(issue, component),
-            issue=issue,
-            component=component,
+            key=key_of(issue.name, issue.component),
+            issue=issue.name,
+            component=issue.component,
             plan=plan if plan in PLANS else None,
-            detail=detail,
+            detail=issue.detail,
             opened_at=now,
             next_at=None if first_after_s is None else now + first_after_s,
         )
@@ -59,10 +59,15 @@ class Incidents:
         await self._show(incident)
         return incident
 
-    async def unresolved(self) -> list[Incident]:
-        """Those of this machine that are not over."""
-        kept = await self._local.page("incident", limit=LISTED_MAX)
-        return [one for one in (_decode(document.data) for document in kept) if one.status != "resolved"]
+    async def latest(self) -> dict[str, Incident]:
+        """The last one of this machine for each key; of several the one that is not over."""
+        found: dict[str, Incident] = {}
+        for document in await self._local.page("incident", limit=LISTED_MAX):
+            one = _decode(document.data)
+            known = found.get(one.key)
+            if known is None or (known.status == "resolved" and one.status != "resolved"):
+                found[one.key] = one
+        return found
 
     async def all(self, *, limit: int) -> list[Incident]:
         """At most `limit`, the newest first, those of other machines too where they can be read."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
@@ -30,33 +31,44 @@ from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
+from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.breakers import make_breaker, share_breaker
-from bellbuoy.service.cache import Cache, Sharing
+from bellbuoy.service.cache import Cache
 from bellbuoy.service.keys import Keys
+from bellbuoy.service.mending import build_incidents, build_mending, nobody
+from bellbuoy.service.repairs import Repairs
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals, build_vitals
 
 
+class Loop(Protocol):
+    """Something that runs for as long as the process does."""
+
+    async def run(self) -> None:
+        """Do so until cancelled."""
+        ...
+
+
 @dataclass
 class Parts:
-    """The assembled service; `runtime` runs it."""
+    """The assembled service; `runtime` runs it. `loops`: what has to run besides the worker and HTTP, by name."""
 
     settings: Settings
-    ledger: Ledger
     keys: Keys
     lanes: Mapping[str, Lane]
     telemetry: ServiceTelemetry
-    worker: Worker | None
-    release: Release | None
-    retention: Retention | None
-    feed: Feed | None
-    context: Context
     stores: Stores
-    vitals: Vitals
-    sharing: list[Sharing]
+    context: Context
+    worker: Worker | None
+    loops: dict[str, Loop]
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as the service works with it."""
+        return self.stores.ledger
 
     @property
     def owns_ledger(self) -> bool:
@@ -70,7 +82,15 @@ class Parts:
         await self.stores.aclose()
 
 
-def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, working: bool) -> Parts:
+def build(
+    settings: Settings,
+    *,
+    clock: Clock,
+    rng: Random,
+    accepting: bool,
+    working: bool,
+    scaling: Scaling | None = None,
+) -> Parts:
     """Assemble the parts that this process needs.
 
     Args:
@@ -78,6 +98,7 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         clock, rng: time and chance for everything.
         accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both over an
             embedded ledger owns the data directory alone; others share it.
+        scaling: what can change how many processes there are; None where nothing can.
 
     Raises:
         ConfigurationError: a file, a credential or the data directory is not usable.
@@ -85,59 +106,45 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
     """
     telemetry = ServiceTelemetry(clock, Meters(settings.health.window_s, calls_min=settings.health.calls_min))
     stores = open_stores(settings, telemetry, clock, rng, accepting=accepting, working=working)
-    homes, ledger = stores.homes, stores.ledger
+    owner = f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}"
     lanes: dict[str, Lane] = {
         p.name: _lane(p, settings, stores.cache, telemetry, clock, rng)
         for p in providers(settings, clock=clock, rng=rng)
     }
-    vitals = build_vitals(
-        settings,
+    host = LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb))
+    vitals = build_vitals(settings, stores, lanes, host=host, flags=frozenset, clock=clock, telemetry=telemetry)
+    loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals}
+    loops |= {f"share-{type(one).__name__}": one for one in stores.sharing}
+    if stores.cache.watched is not None:
+        loops |= {
+            f"share-{name}": share_breaker(
+                lane.breaker, stores.cache.circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock
+            )
+            for name, lane in lanes.items()
+        }
+    worker = None
+    if working:
+        worker, more = _working(owner, settings, stores, lanes, vitals, telemetry, clock, rng)
+        loops |= more
+    nudge = worker.nudge if worker is not None else _nobody
+    stores.homes.nudge = nudge
+    repairs = Repairs(
         stores,
         lanes,
-        host=LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb)),
-        flags=frozenset,
+        monitor=vitals.monitor,
+        backlog=vitals.backlog,
+        host=host,
+        memory_ratio_max=settings.health.memory_ratio_max,
+        scaling=scaling or Alone(),
+        nudge=nudge,
         clock=clock,
-        telemetry=telemetry,
     )
-    owner = f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}"
-    sharing = list(stores.sharing)
-    if stores.cache.watched is not None:
-        circuits = stores.cache.circuits
-        sharing += [
-            share_breaker(lane.breaker, circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock)
-            for lane in lanes.values()
-        ]
-    worker = release = retention = feed = None
-    if working:
-        if settings.data.retention_days:
-            keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
-            retention = Retention(ledger=ledger, settings=keep, clock=clock, telemetry=telemetry)
-        of_worker = _worker_settings(settings)
-        worker = _worker(owner, settings, of_worker, ledger, lanes, vitals, telemetry, clock, rng)
-        release = Release(
-            ledger=ledger,
-            lanes=lanes,
-            worker=worker,
-            settings=ReleaseSettings(
-                rate_per_s=settings.delivery.release_per_s, ramp_s=settings.delivery.release_ramp_s
-            ),
-            clock=clock,
-            telemetry=telemetry,
-        )
-        vitals.controls.steer_worker(worker, of_worker, release)
-        if stores.queue is not None:
-            feed = Feed(
-                queue=stores.queue,
-                ledger=ledger,
-                homes=homes,
-                worker=worker,
-                settings=FeedSettings(),
-                clock=clock,
-                telemetry=telemetry,
-            )
+    incidents = build_incidents(stores, clock=clock, rng=rng, telemetry=telemetry)
+    mending = build_mending(settings, stores, repairs, incidents, nobody, owner=owner, clock=clock, telemetry=telemetry)
+    loops["recovery"] = mending.recovery
     of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
     intake = Intake(
-        ledger=ledger,
+        ledger=stores.ledger,
         # With a queue it is the queue that hands work out, to any process.
         worker=worker if stores.queue is None else None,
         settings=of_intake,
@@ -147,12 +154,49 @@ def build(settings: Settings, *, clock: Clock, rng: Random, accepting: bool, wor
         circumstances=lambda: vitals.controls.circumstances,
     )
     vitals.controls.steer(intake, of_intake)
-    keys = Keys(ledger, clock=clock, copy=None if settings.ledger.embedded else settings.data.dir / "keys.json")
-    nudge = worker.nudge if worker is not None else _nobody
-    homes.nudge = nudge
-    context = Context(intake, ledger, stores, keys, lanes, telemetry, clock, nudge, vitals)
-    flows = (worker, release, retention, feed)
-    return Parts(settings, ledger, keys, lanes, telemetry, *flows, context, stores, vitals, sharing)
+    copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
+    keys = Keys(stores.ledger, clock=clock, copy=copy)
+    context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending)
+    return Parts(settings, keys, lanes, telemetry, stores, context, worker, loops)
+
+
+def _working(
+    owner: str,
+    settings: Settings,
+    stores: Stores,
+    lanes: Mapping[str, Lane],
+    vitals: Vitals,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+) -> tuple[Worker, dict[str, Loop]]:
+    """The worker, and what runs beside it."""
+    of_worker = _worker_settings(settings)
+    worker = _worker(owner, settings, of_worker, stores.ledger, lanes, vitals, telemetry, clock, rng)
+    release = Release(
+        ledger=stores.ledger,
+        lanes=lanes,
+        worker=worker,
+        settings=ReleaseSettings(rate_per_s=settings.delivery.release_per_s, ramp_s=settings.delivery.release_ramp_s),
+        clock=clock,
+        telemetry=telemetry,
+    )
+    vitals.controls.steer_worker(worker, of_worker, release)
+    loops: dict[str, Loop] = {"release": release}
+    if settings.data.retention_days:
+        keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
+        loops["retention"] = Retention(ledger=stores.ledger, settings=keep, clock=clock, telemetry=telemetry)
+    if stores.queue is not None:
+        loops["feed"] = Feed(
+            queue=stores.queue,
+            ledger=stores.ledger,
+            homes=stores.homes,
+            worker=worker,
+            settings=FeedSettings(),
+            clock=clock,
+            telemetry=telemetry,
+        )
+    return worker, loops
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:

@@ -20,6 +20,7 @@ from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
 from bellbuoy.service.api.protocol import BoundedProtocol, sweep
 from bellbuoy.service.link import Link, open_link
+from bellbuoy.service.scaling import SupervisedScaling
 from bellbuoy.service.settings import Settings, of_document, with_overrides
 from bellbuoy.service.supervisor import Supervisor, handle_signals
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -69,7 +70,10 @@ async def run(
         sandbox = None
         if settings.sandbox.enabled and link is None:
             sandbox, settings = await _sandbox(settings, stack, clock, listener)
-        parts = assembly.build(settings, clock=clock, rng=Random(), accepting=accepting, working=working)
+        scaling = SupervisedScaling(link) if link is not None else None
+        parts = assembly.build(
+            settings, clock=clock, rng=Random(), accepting=accepting, working=working, scaling=scaling
+        )
         stack.push_async_callback(parts.aclose)
         known = await _prepare(parts, clock, announce)
         # What is there by now stays, so the collector need not look at it again; and thousands of notifications in hand
@@ -82,15 +86,7 @@ async def run(
             if sandbox is not None:
                 tasks.append(group.create_task(sandbox.run(), name="sandbox"))
                 announce(f"sandbox control  {sandbox.urls['control']}/_control")
-            tasks.append(group.create_task(parts.stores.homes.run(), name="heal"))
-            tasks.append(group.create_task(parts.vitals.run(), name="vitals"))
-            tasks += [group.create_task(one.run(), name=f"share-{type(one).__name__}") for one in parts.sharing]
-            if parts.feed is not None:
-                tasks.append(group.create_task(parts.feed.run(), name="feed"))
-            if parts.release is not None:
-                tasks.append(group.create_task(parts.release.run(), name="release"))
-            if parts.retention is not None:
-                tasks.append(group.create_task(parts.retention.run(), name="retention"))
+            tasks += [group.create_task(loop.run(), name=name) for name, loop in parts.loops.items()]
             if link is not None:
                 tasks.append(group.create_task(_follow(link, parts, clock, stop), name="supervisor"))
                 tasks.append(group.create_task(_publish_metrics(parts, clock), name="metrics"))

@@ -284,6 +284,15 @@ class Health(Section):
     backlog_age_s_max: Seconds = 60.0
 
 
+class Recovery(Section):
+    enabled: bool = True
+    database_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    queue_first_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    service_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    attempts_max: Annotated[int, Field(ge=1, le=20)] = 3
+    settle_s: Seconds = 60.0
+
+
 class Sandbox(Section):
     enabled: bool = False
     host: str = "127.0.0.1"
@@ -314,6 +323,7 @@ class Settings(BaseSettings):
     delivery: Delivery = Delivery()
     alerts: Alerts = Alerts()
     health: Health = Health()
+    recovery: Recovery = Recovery()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 

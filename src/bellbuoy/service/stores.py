@@ -6,8 +6,9 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
+from bellbuoy.adapters.control_locks import ControlLocks, LayeredLocks
 from bellbuoy.adapters.journal import FileJournal, claim_folder
 from bellbuoy.adapters.memory import CachedLedger, RememberedUsers
 from bellbuoy.adapters.memory_shared import (
@@ -29,6 +30,7 @@ from bellbuoy.intake.recall import Recall
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.queue import Queue
+from bellbuoy.ports.shared import Locks
 from bellbuoy.resilience import CircuitBreaker, Timeout
 from bellbuoy.service.breakers import make_breaker
 from bellbuoy.service.cache import Cache, Sharing
@@ -41,30 +43,50 @@ if TYPE_CHECKING:
     from bellbuoy.adapters.redis import Link
 
 
+class UserCache(Protocol):
+    """What remembers recipients in front of the ledger."""
+
+    def drop_cache(self) -> None: ...
+
+    def prefer_cache(self, *, always: bool, fresh_s: float) -> None: ...
+
+
 @dataclass
 class Stores:
     """What a process keeps notifications in.
 
-    `ledger` is what the rest of the service works with; `watched` knows how the ledger itself is. `queue` is None where
-    the ledger hands work out itself. `alone`: no other process uses the ledger. `local` remembers what this machine has
-    to, whatever is away; `control` what everybody who shares the ledger has to. `cache` is what processes tell each
-    other, and `sharing` what has to run for that.
+    `ledger` is what the rest of the service works with, `store` the ledger itself, and `watched` knows how that is.
+    `queue` is None where the ledger hands work out itself. `alone`: no other process uses the ledger. `local` remembers
+    what this machine has to, whatever is away; `control` what everybody who shares the ledger has to. `leading` gives
+    leave for what one process at a time may do. `cache` is what processes tell each other, and `sharing` what has to
+    run for that.
     """
 
     ledger: Ledger
+    store: Ledger
     watched: WatchedLedger
     homes: Homes
     queue: GuardedQueue | None
     alone: bool
     local: ControlStore
     control: ControlStore
+    leading: Locks
     locks: list[IO[str]]
     cache: Cache
     sharing: list[Sharing]
 
+    @property
+    def users(self) -> UserCache:
+        """The memory for recipients, which is the outermost part of `ledger`."""
+        return cast(UserCache, self.ledger)
+
     def drop_caches(self) -> None:
         """Forget what can be asked for again."""
-        self.ledger.drop_cache()  # type: ignore[attr-defined]  # The outermost is always one of `adapters.memory`.
+        self.users.drop_cache()
+
+    def prefer_cache(self, *, always: bool, fresh_s: float) -> None:
+        """Take recipients from the cache where it has them: always, or those asked about within `fresh_s` seconds."""
+        self.users.prefer_cache(always=always, fresh_s=fresh_s)
 
     async def aclose(self) -> None:
         """Close the homes, then let go of the data directory."""
@@ -124,8 +146,10 @@ def open_stores(
         clock=clock,
         telemetry=telemetry,
     )
+    near = ControlLocks(local, clock=clock)
+    leading: Locks = LayeredLocks(near, cache.locks) if shared else near
     ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
-    return Stores(ledger, watched, homes, queue, alone, local, control, locks, cache, sharing)
+    return Stores(ledger, store, watched, homes, queue, alone, local, control, leading, locks, cache, sharing)
 
 
 def _remembering(
@@ -134,8 +158,12 @@ def _remembering(
     """The homes with a memory for recipients, and what has to run for the memory that processes share."""
     ledger, users_max = cast(Ledger, homes), settings.cache.users_max
     if alone or cache.watched is None:
-        remembering = CachedLedger if alone else RememberedUsers
-        return cast(Ledger, remembering(ledger, users_max=users_max)), [cache.watched] if cache.watched else []
+        remembering: object = (
+            CachedLedger(ledger, users_max=users_max)
+            if alone
+            else RememberedUsers(ledger, users_max=users_max, clock=clock)
+        )
+        return cast(Ledger, remembering), [cache.watched] if cache.watched else []
     users = SharedUsers(
         ledger,
         cache.recipients,

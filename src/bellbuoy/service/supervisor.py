@@ -11,11 +11,13 @@ drains one, as gunicorn has it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import shutil
 import signal
 import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
@@ -29,6 +31,10 @@ from bellbuoy.service.settings import Settings, document_of
 from bellbuoy.service.telemetry import METRICS_VARIABLE, ServiceTelemetry
 
 WORKERS_MAX = 64
+SCALE_MAX = 4
+"""How many times as many processes as are configured there may be for reasons of their own."""
+
+_REASONS_MAX = 100
 START_S_MAX = 60.0
 """How long a process may take until it is ready; one that takes longer is replaced."""
 
@@ -86,6 +92,8 @@ class Supervisor:
         self._numbers = iter(range(1_000_000_000))
         self._started = False
         self._said: set[str] = set()
+        self._reasons: dict[str, float] = {}
+        self._replaced_for: OrderedDict[str, None] = OrderedDict()
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()
         self._group = asyncio.TaskGroup()
@@ -134,6 +142,16 @@ class Supervisor:
     def replace(self) -> None:
         """Replace all, one by one: each new process is ready before an old one drains."""
         self._change(self._replace())
+
+    def _asked(self, why: str, factor: float | None) -> None:
+        """A process asks for `factor` times as many as are configured for a reason; None takes the reason back."""
+        if factor is None:
+            self._reasons.pop(why, None)
+        elif len(self._reasons) < _REASONS_MAX:
+            self._reasons[why] = factor
+        usual = self._settings.server.workers
+        most = max(self._reasons.values(), default=1.0)
+        self.scale(min(math.ceil(usual * most), usual * SCALE_MAX))
 
     def _change(self, change: Coroutine[Any, Any, None]) -> None:
         self._group.create_task(change, name="change")
@@ -242,6 +260,13 @@ class Supervisor:
             if "ready" in message:
                 place.owner = message["ready"]
                 place.ready.set()
+            if "scale" in message:
+                self._asked(message["why"], message["scale"])
+            if "replace" in message and message["replace"] not in self._replaced_for:
+                self._replaced_for[message["replace"]] = None
+                while len(self._replaced_for) > _REASONS_MAX:
+                    self._replaced_for.popitem(last=False)
+                self.replace()
 
     async def _end(self, place: Place, process: asyncio.subprocess.Process) -> None:
         """Drain the process once its place is given up, and kill it when it takes too long; or when it never starts."""

@@ -58,6 +58,8 @@ EVENTS: dict[str, str] = {
     "incident_opened": "warning",
     "incident_resolved": "info",
     "incidents_not_shared": "warning",
+    "incident_acknowledged": "info",
+    "recovery_asked_for": "warning",
     "recovery_started": "warning",
     "recovery_successful": "info",
     "recovery_failed": "error",

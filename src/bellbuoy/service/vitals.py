@@ -104,6 +104,7 @@ def build_vitals(
         telemetry=telemetry,
     )
     controls = Controls(monitor, lanes, drop_caches=stores.drop_caches)
+    controls.tuned.append(lambda tuning: stores.prefer_cache(always=tuning.prefer_cache, fresh_s=tuning.cache_s))
     pins = Pins(stores.control, monitor, clock=clock, telemetry=telemetry)
     return Vitals(monitor, controls, pins, probes, backlog, stores.ledger, clock, telemetry)
 

@@ -152,7 +152,7 @@ class GuardedQueue:
     """
 
     def __init__(self, queue: Queue, *, breaker: CircuitBreaker, clock: Clock) -> None:
-        self._queue = queue
+        self.unguarded = self._queue = queue
         self.breaker = breaker
         self._timeout = Timeout(breaker.settings.timeout_s, clock=clock, name="queue")
         self._probe = _Probe(queue.probe, clock, breaker)

@@ -96,7 +96,7 @@ async def test_the_journal_has_it_when_the_ledger_is_away(house: House, failure:
     assert (await house.homes.get("a", "default")).id == "a"
     with pytest.raises(NotFound):
         await house.homes.get("a", "other")
-    assert list(house.telemetry.issues) == [(issue, "ledger")]
+    assert list(house.telemetry.issues) == [(issue, "homes")]
 
 
 async def test_a_ledger_that_hangs_is_left_after_its_time(house: House) -> None:

@@ -13,6 +13,7 @@ from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
 from bellbuoy.service.keys import Keys
+from bellbuoy.service.mending import Mending
 from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals
@@ -37,6 +38,7 @@ class Context:
     clock: Clock
     nudge: Nudge
     vitals: Vitals
+    mending: Mending
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import notifications, operations, recipients, schemas
+from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 
@@ -275,6 +275,31 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.BreakerView},
         body=schemas.BreakerPost,
         problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/incidents",
+        incidents.listing,
+        "Failures, newest first, and what is tried about them",
+        "read",
+        {200: schemas.IncidentsView},
+        query=_LIMIT,
+    ),
+    *(
+        Route(
+            "POST",
+            f"/v1/incidents/{{id}}/{verb}",
+            handler,
+            summary,
+            "operate",
+            {200: schemas.IncidentView},
+            problems=(404, 409),
+        )
+        for verb, handler, summary in (
+            ("acknowledge", incidents.acknowledge, "A human has it in hand; nothing more is tried by itself"),
+            ("resolve", incidents.resolve, "It is over"),
+            ("retry", incidents.retry, "Try its plan again from the first attempt"),
+        )
     ),
     Route("GET", "/v1/modes", operations.modes, "Modes of working", "read", {200: schemas.ModesView}),
     Route(

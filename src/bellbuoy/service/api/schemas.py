@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from bellbuoy.model.delivery import DeliveryStatus, NotificationStatus, Outcome
 from bellbuoy.model.notification import Content, OnUncertain, Priority
-from bellbuoy.model.operation import Scope
+from bellbuoy.model.operation import IncidentStatus, Scope
 from bellbuoy.model.recipient import (
     DEVICES_MAX,
     Channel,
@@ -391,3 +391,43 @@ class ModeView(Struct):
 
 class ModesView(Struct):
     items: list[ModeView]
+
+
+class StepView(Struct):
+    """How a step went at the last attempt: pending, begun, done, failed, undone."""
+
+    name: str
+    status: str
+    error: str | None
+
+
+class EscalationView(Struct):
+    target: str
+    action: str
+    status: str
+    at: str
+    reference: str | None
+
+
+class IncidentView(Struct):
+    """A failure; `attempts` counts those of its plan that have failed."""
+
+    id: str
+    issue: str
+    component: str
+    detail: str
+    status: IncidentStatus
+    plan: str | None
+    steps: list[StepView]
+    attempts: int
+    next_attempt_at: str | None
+    escalations: list[EscalationView]
+    opened_at: str
+    acknowledged_at: str | None
+    acknowledged_by: str | None
+    resolved_at: str | None
+    resolved_by: str | None
+
+
+class IncidentsView(Struct):
+    items: list[IncidentView]

@@ -9,7 +9,7 @@ import msgspec
 
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Record
-from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Mode, Tombstone
+from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Incident, Mode, Tombstone
 from bellbuoy.model.recipient import RegisteredDevice, User, masked
 
 
@@ -164,6 +164,28 @@ def device(one: RegisteredDevice) -> dict[str, Any]:
 def dead_letter(one: DeadLetter) -> dict[str, Any]:
     """A dead letter, its time as RFC 3339."""
     return {**msgspec.to_builtins(one), "at": stamp(one.at)}
+
+
+def incident(one: Incident) -> dict[str, Any]:
+    """An incident, its times as RFC 3339."""
+    escalations = [{**msgspec.to_builtins(each), "at": stamp(each.at)} for each in one.escalations]
+    return {
+        "id": one.id,
+        "issue": one.issue,
+        "component": one.component,
+        "detail": one.detail,
+        "status": one.status,
+        "plan": one.plan,
+        "steps": msgspec.to_builtins(one.steps),
+        "attempts": one.attempts,
+        "next_attempt_at": stamp(one.next_at),
+        "escalations": escalations,
+        "opened_at": stamp(one.opened_at),
+        "acknowledged_at": stamp(one.acknowledged_at),
+        "acknowledged_by": one.acknowledged_by,
+        "resolved_at": stamp(one.resolved_at),
+        "resolved_by": one.resolved_by,
+    }
 
 
 def mode(one: Mode) -> dict[str, Any]:

@@ -43,6 +43,7 @@ LISTS: dict[str, tuple[typer.Typer, Callable[..., None]]] = {
     "dead-letters": (letters.letters_app, letters.letters_list),
     "breakers": (operate.breakers_app, operate.breakers_list),
     "modes": (operate.modes_app, operate.modes_list),
+    "incidents": (operate.incidents_app, operate.incidents_list),
     "tombstones": (letters.tombstones_app, letters.tombstones_list),
 }
 """Groups of commands, and what each shows without one of its commands."""

@@ -9,10 +9,11 @@ import typer
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import output, show
 from bellbuoy.service.cli.client import path_of
-from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of
+from bellbuoy.service.cli.options import DataDir, Json, Key, Limit, Url, client_of
 
 keys_app = typer.Typer(help="API keys. Without a command: the list.")
 breakers_app = typer.Typer(help="Circuit breakers. Without a command: the list.")
+incidents_app = typer.Typer(help="Failures, and what is tried about them. Without a command: the list.")
 modes_app = typer.Typer(help="Modes of working. Without a command: the list.")
 
 
@@ -93,3 +94,54 @@ def modes_pin(
         raise ConfigurationError(f"{state} is no state of a pin", hint="on, off or auto")
     now = client_of(url, key, data_dir).put(path_of("v1", "modes", name), {"pinned": states[state]})
     output.show_json(now) if as_json else print(f"{now['name']} is {'active' if now['active'] else 'not active'}")
+
+
+@incidents_app.command("list")
+def incidents_list(
+    url: Url = None, key: Key = None, data_dir: DataDir = None, limit: Limit = 50, as_json: Json = False
+) -> None:
+    """The newest, with their plans and how far those are."""
+    items = client_of(url, key, data_dir).get("/v1/incidents", limit=limit)["items"]
+    columns = ("id", "issue", "component", "status", "plan", "attempts", "next_attempt_at", "opened_at", "resolved_at")
+    show.rows(items, columns, as_json)
+
+
+def _incident(verb: str, incident_id: str, url: Url, key: Key, data_dir: DataDir, as_json: bool) -> None:
+    now = client_of(url, key, data_dir).post(path_of("v1", "incidents", incident_id, verb))
+    output.show_json(now) if as_json else print(f"{now['id']} is {now['status']}")
+
+
+@incidents_app.command("acknowledge")
+def incidents_acknowledge(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """You have it in hand: nothing more is tried by itself."""
+    _incident("acknowledge", incident_id, url, key, data_dir, as_json)
+
+
+@incidents_app.command("resolve")
+def incidents_resolve(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """It is over."""
+    _incident("resolve", incident_id, url, key, data_dir, as_json)
+
+
+@incidents_app.command("retry")
+def incidents_retry(
+    incident_id: Annotated[str, typer.Argument(metavar="ID")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Have its plan tried again now, from the first attempt."""
+    _incident("retry", incident_id, url, key, data_dir, as_json)
