@@ -50,6 +50,8 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[providers.fcm]\nbase_url = 'http://example.com'", "https"),
         ("[providers.fcm]\nbase_url = 'https://u:p@example.com'", "no user"),
         ("[ledger]\nurl = 'mysql://x'", "sqlite:///"),
+        ("[queue]\nurl = 'kafka://x'", "amqp://HOST"),
+        ("[queue]\nurl = 'amqp://u:p@one,,three/v'", "between every two commas"),
         ("[retry]\nmax_delay_s = 0.5", "retry.max_delay_s"),
         ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
         ("[data]\nretention_days = 0.5", "data.retention_days"),
