@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -33,7 +33,8 @@ class HomesSettings(Struct, frozen=True):
     Args:
         grace_s: seconds that the queue has to bring a notification to a worker before the ledger makes it due.
         patience_s_max: longest wait, in seconds, for what the ledger says of an Idempotency-Key once the queue has
-            confirmed; it is twice what the ledger usually takes, so that one that hangs is not waited for.
+            confirmed; it is twice what the ledger usually takes. Who waited in vain is the last to wait until the
+            ledger answers again.
         remembered_max: notifications that only the queue confirmed and that are remembered here, to be found.
         batch: entries of the journal that are given to another home at a time.
         pause_s: seconds between two batches, so that a home that is back is not pressed.
@@ -81,6 +82,7 @@ class Homes:
         self.kept = kept
         self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
         self._usual_s = 0.0  # What the ledger takes to confirm, smoothed.
+        self._silent = False  # Somebody waited for the ledger in vain, and it has answered nobody since.
         self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What only the queue is known to have.
         self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
         self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
@@ -151,13 +153,14 @@ class Homes:
         await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
         if _failed(written) or _failed(queued):
             await asyncio.wait((written, queued))
-        elif not written.done() and any(offer.body_hash for offer in offers):
+        elif not written.done() and not self._silent and any(offer.body_hash for offer in offers):
             # Only the ledger can say whether the key was used before.
             patience = asyncio.ensure_future(
                 self._clock.sleep(min(2 * self._usual_s + 0.01, self._settings.patience_s_max))
             )
             await asyncio.wait((written, patience), return_when=asyncio.FIRST_COMPLETED)
             patience.cancel()
+            self._silent = not written.done()
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
             taken = written.result()
@@ -177,6 +180,7 @@ class Homes:
         taken = await self._ledger.accept(
             [msgspec.structs.replace(one, owner=QUEUED, due_at=until) if one.due_at <= now else one for one in offers]
         )
+        self._silent = False
         self._usual_s += 0.1 * (self._clock.monotonic() - began - self._usual_s)
         return taken
 
@@ -213,6 +217,19 @@ class Homes:
             await self._ledger.abandon(offer.record.id, 1, due_at=due_at)
         self.nudge()
 
+    async def _compare_all(self, offers: Iterable[Offer]) -> None:
+        """Find out whether the ledger has these, which it knows by now, with other requests."""
+        keyed = [offer for offer in offers if offer.body_hash]
+        if not keyed:
+            return
+        try:
+            taken = await self._ledger.accept(keyed)
+        except (Full, Unavailable) as error:
+            self._telemetry.event("heal_failed", code=error.code)  # What was asked for before is done all the same.
+            return
+        for offer, one in zip(keyed, taken, strict=True):
+            self._compare(offer, one)
+
     def _compare(self, offer: Offer, taken: Taken) -> None:
         if taken.kind == "other":
             # Two nodes that could not see each other took different requests under one key. One id is one
@@ -240,7 +257,18 @@ class Homes:
             raise
         for offer in offers:
             self._remembered.pop(offer.record.id, None)
+        await self._compare_all(
+            offer
+            for offer, claim in zip(offers, claims, strict=True)
+            if claim is None or claim.record.request != offer.record.request
+        )
         return claims
+
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> list[Account]:
+        """Take in what was done while the ledger was away; returns what somebody holds, to be tried again."""
+        left = await self._ledger.absorb(accounts, now=now)
+        await self._compare_all(Offer(one.record, one.body_hash, one.due_at or now) for one in accounts)
+        return left
 
     def adopt(self, message: Message) -> Claim:
         """Work on what the queue brought although the ledger cannot be asked; accounts go where there is room."""
@@ -325,7 +353,7 @@ class Homes:
             if offers:
                 for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
                     self._compare(offer, taken)
-            if accounts and await self._ledger.absorb(accounts, now=self._clock.time()):
+            if accounts and await self.absorb(accounts, now=self._clock.time()):
                 raise Busy("somebody else holds what was to be written", retry_after_s=1.0)
         except Unavailable:
             if self._queue is None:
