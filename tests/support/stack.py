@@ -42,15 +42,15 @@ class Stack:
         self.to_rabbitmq = Proxy(rabbitmq.port)
         self.outside = Server(folder / "outside", arguments=("sandbox", "--json", "--port", "0"))
         vhost = rabbitmq.make_vhost()
-        wiring = self.outside.start_sandbox() | {
+        self.wiring = self.outside.start_sandbox() | {
             # Otherwise the driver would follow the server's own word about where it is, past the proxy.
             "BELLBUOY_LEDGER__URL": f"mongodb://127.0.0.1:{self.to_mongodb.port}/bellbuoy?directConnection=true",
             "BELLBUOY_QUEUE__URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/{vhost}",
             **(env or {}),
         }
-        self.front = Server(folder / "front", wiring, ("api", "--port", str(free_port())))
-        self.both = Server(folder / "both", wiring, ("serve", "--port", str(free_port())))
-        self.hand = Server(folder / "hand", wiring, ("worker",))
+        self.front = Server(folder / "front", self.wiring, ("api", "--port", str(free_port())))
+        self.both = Server(folder / "both", self.wiring, ("serve", "--port", str(free_port())))
+        self.hand = Server(folder / "hand", self.wiring, ("worker",))
 
     def start(self) -> Stack:
         self.front.start()
