@@ -329,7 +329,8 @@ class Homes:
     async def load(self) -> None:
         """Find again what an earlier process left; before anything else. Raises Full."""
         await self.kept.load()
-        self._away = self._queue is not None and self.kept.pending() > 0
+        # Whoever starts cannot know whether the ledger was away a moment ago, with outcomes still on their way to it.
+        self._away = self._queue is not None
 
     async def run(self) -> None:
         """Give the other homes what only the journal has, whenever there is something, until cancelled."""
