@@ -188,11 +188,15 @@ class Homes:
         """Only the queue has confirmed; remember them until the ledger has them too."""
         for offer in offers:
             offer.record.homes = ("queue",)
-            self._remembered[offer.record.id] = offer
-        while len(self._remembered) > self._settings.remembered_max:
-            self._remembered.popitem(last=False)
+        self._remember(offers)
         written.add_done_callback(lambda done: self._settled_late(offers, done))
         return [Taken("new", offer.record) for offer in offers]
+
+    def _remember(self, offers: Sequence[Offer]) -> None:
+        """Be able to find what the queue has although the ledger cannot be asked."""
+        self._remembered.update((offer.record.id, offer) for offer in offers)
+        while len(self._remembered) > self._settings.remembered_max:
+            self._remembered.popitem(last=False)
 
     def _settled_late(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> None:
         if written.cancelled():
@@ -360,6 +364,7 @@ class Homes:
             if self._queue is None:
                 raise
             await _put(self._queue, offers, self._clock.time())
+            self._remember(offers)
             await self._queue.put("outcomes", [Message(one.record, one.body_hash) for one in accounts])
         await self._healed(entries, last)
         return len(entries)
