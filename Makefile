@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 TESTS ?=
 JOBS ?= 2
 
-.PHONY: help serve test lint bench bench-resilience conformance mutation lock clean docs
+.PHONY: help serve test lint bench bench-cluster bench-resilience conformance mutation lock clean docs
 
 help:
 	@echo "make serve   run the product with the sandbox on http://127.0.0.1:8470"
 	@echo "make test    run every test (TESTS=path selects, JOBS=n sets the processes)"
 	@echo "make lint    ruff, mypy --strict, the import rules"
 	@echo "make bench   time it against its peers (takes some minutes)"
+	@echo "make bench-cluster   time the cluster against the embedded default and Celery (ARGS=--faults freezes its stores)"
 	@echo "make bench-resilience   time the resilience kit against its peers (ARGS=--check holds it to its limits)"
 	@echo "make conformance        run the kit's probes over its peers and write docs/resilience/conformance.md"
 	@echo "make mutation           mutate the kit and see which changes its tests miss (ARGS=\"retry bulkhead\" selects)"
@@ -51,6 +52,9 @@ lint: $(VENV)/.dev
 bench: .venv-bench/.done
 	.venv-bench/bin/python bench/embedded.py $(ARGS)
 
+bench-cluster: .venv-bench/.done
+	.venv-bench/bin/python bench/cluster.py $(ARGS)
+
 bench-resilience: .venv-bench/.done
 	.venv-bench/bin/python bench/resilience.py $(ARGS)
 
@@ -65,7 +69,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 lock:
 	$(LOCK) --group build pyproject.toml -o requirements.lock
 	$(LOCK) --extra cluster --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
-	$(LOCK) --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
+	$(LOCK) --extra cluster --group build -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
+	$(LOCK) --extra cluster --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
 
 clean:
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache

@@ -11,36 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import redis
 from bench.support import provider
-from bench.support.figures import OURS, Run, medians, missed, parse_h2load_log, ratios, summarize
+from bench.support.figures import OURS, Run, medians, missed, ratios
 from bench.support.machine import facts, require_programs
-from bench.support.payload import posted
-from bench.support.processes import (
-    Broken,
-    await_port,
-    await_that,
-    environment,
-    free_port,
-    python,
-    running,
-)
+from bench.support.peers import peer
+from bench.support.processes import Broken, await_port, free_port, python, running
+from bench.support.service import posted_and_delivered, settings
 
-KEY = "benchmark-key-of-32-characters!!"
 TARGETS = {"celery": 8.0, "taskiq": 3.0}
-CONNECTIONS = 64
-WARM_UP = 1_000
 
 
 def main() -> None:
@@ -89,109 +74,14 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
 def ours(folder: Path, count: int) -> Run:
     """One run of Bellbuoy."""
     provider_port, port = free_port(), free_port()
-    env = provider.prepare(folder, provider_port) | {
-        "BELLBUOY_BOOTSTRAP_KEY": KEY,
-        "BELLBUOY_SERVER__PORT": str(port),
-        "BELLBUOY_DATA__DIR": str(folder / "data"),
-        "BELLBUOY_LOG__LEVEL": "error",
-    }
+    env = provider.prepare(folder, provider_port) | settings(folder / "data", port)
     log = folder / "log"
     with ExitStack() as stack:
         nghttpd = stack.enter_context(running(provider.command(folder, provider_port), log=log))
         await_port(provider_port, nghttpd, log=log)
         service = stack.enter_context(running(python("bellbuoy", "serve"), log=log, env=env))
         await_port(port, service, log=log)
-        body = folder / "body.json"
-        body.write_bytes(posted())
-        _post_all(port, body, folder / "warm", WARM_UP)
-        await_that(lambda: _pending(port) == 0, service, log=log, what="warm up", every_s=0.1, seconds_max=60)
-        first = time.time()
-        accepts = _post_all(port, body, folder / "h2load", count)
-        enqueued, left = time.time(), _pending(port)
-        last = await_that(
-            lambda: _pending(port) == 0, service, log=log, what="deliver all", every_s=0.1, seconds_max=300
-        )
-        books = _books(port)
-        if books["delivered"] != count + WARM_UP or books["difference"]:
-            raise Broken(f"the books say {books}")
-    return summarize(count, first=first, last=last, enqueued=enqueued, left=left, accepts_s=accepts)
-
-
-def _post_all(port: int, body: Path, log: Path, count: int) -> list[float]:
-    """POST the same notification `count` times; returns how many seconds each took."""
-    command = ["h2load", "--h1", "-n", str(count), "-c", str(CONNECTIONS), "--log-file", str(log), "-d", str(body)]
-    command += ["-H", "content-type: application/json", "-H", f"authorization: Bearer {KEY}"]
-    subprocess.run([*command, f"http://127.0.0.1:{port}/v1/notifications"], check=True, capture_output=True)
-    requests = parse_h2load_log(log.read_text().splitlines())
-    if any(request.status != 202 for request in requests):
-        raise Broken(f"not every POST was answered with 202: {sorted({r.status for r in requests})}")
-    return [request.seconds for request in requests]
-
-
-def _books(port: int) -> dict[str, int]:
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/audit", headers={"Authorization": f"Bearer {KEY}"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        found: dict[str, int] = json.load(answer)
-        return found
-
-
-def _pending(port: int) -> int:
-    return _books(port)["pending"]
-
-
-@contextmanager
-def _redis(folder: Path, log: Path) -> Iterator[str]:
-    """A Redis of our own that appends to disk every second, as most who care for their queue run it."""
-    port = free_port()
-    options = ["--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(folder)]
-    with running(["redis-server", "--port", str(port), *options], log=log) as server:
-        await_port(port, server, log=log)
-        yield f"redis://127.0.0.1:{port}/0"
-
-
-WORKERS = {
-    "celery": ["celery", "-A", "bench.peers.celery_app", "worker", "--concurrency", "2", "--loglevel", "WARNING"],
-    "taskiq": ["taskiq", "worker", "--workers", "2", "--log-level", "WARNING", "bench.peers.taskiq_app:broker"],
-}
-
-
-def peer(folder: Path, name: str, count: int) -> Run:
-    """One run of a peer: workers up and warm, then `count` messages enqueued by a process of its own."""
-    log, sink_port = folder / "log", free_port()
-    with ExitStack() as stack:
-        url = stack.enter_context(_redis(folder, log))
-        sink = stack.enter_context(running(python("bench.support.sink", str(sink_port)), log=log))
-        await_port(sink_port, sink, log=log)
-        env = {"BENCH_REDIS": url, "BENCH_SINK": f"http://127.0.0.1:{sink_port}/"}
-        store = stack.enter_context(redis.Redis.from_url(url))
-        workers = stack.enter_context(running(python(*WORKERS[name]), log=log, env=env))
-
-        def results() -> int:
-            # Each result is a key of its own; the queue's own keys are the few that were there before.
-            return int(store.dbsize())  # type: ignore[arg-type]
-
-        warm = WARM_UP // 5
-        _enqueue(name, warm, env)
-        await_that(lambda: results() >= warm, workers, log=log, what="warm up", every_s=0.05, seconds_max=120)
-        time.sleep(1.0)
-        before = results()
-
-        def delivered() -> int:
-            return results() - before
-
-        first = time.time()
-        _enqueue(name, count, env)
-        enqueued, left = time.time(), count - delivered()
-        last = await_that(
-            lambda: delivered() >= count, workers, log=log, what="deliver all", every_s=0.02, seconds_max=300
-        )
-    return summarize(
-        count, first=first, last=last, enqueued=enqueued, left=left, accepts_s=[(enqueued - first) / count]
-    )
-
-
-def _enqueue(name: str, count: int, env: dict[str, str]) -> None:
-    subprocess.run(python(f"bench.peers.{name}_app", str(count)), env=environment(env), check=True, capture_output=True)
+        return posted_and_delivered(folder, port, count, service)
 
 
 def _table(report: dict[str, object]) -> str:

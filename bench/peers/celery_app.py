@@ -1,4 +1,4 @@
-"""Celery on Redis: acks_late, requests with keep-alive, tenacity, pybreaker."""
+"""Celery on Redis or RabbitMQ: acks_late, requests with keep-alive, tenacity, pybreaker."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from bench.support.payload import BODY, DATA, TITLE, TOKEN, fcm_message
 from celery import Celery
 
 REDIS = os.environ["BENCH_REDIS"]
+BROKER = os.environ.get("BENCH_BROKER", REDIS)
 SINK = os.environ["BENCH_SINK"]
 
 # The result backend is where Celery records what became of a task; ours records what became of each notification.
-app = Celery("bench", broker=REDIS, backend=REDIS)
+app = Celery("bench", broker=BROKER, backend=REDIS)
 app.conf.update(task_acks_late=True, broker_connection_retry_on_startup=True)
+if BROKER.startswith("amqp"):
+    # As ours uses it: on a majority of the nodes, and a task counts as handed over when the broker has confirmed it.
+    app.conf.update(task_default_queue_type="quorum", broker_transport_options={"confirm_publish": True})
 breaker = pybreaker.CircuitBreaker(fail_max=5, reset_timeout=60)
 session = requests.Session()
 

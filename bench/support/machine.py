@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .processes import Broken
 
-NEEDED = {"nghttpd": "nghttp2-server", "redis-server": "redis-server"}
+NEEDED = {"h2load": "nghttp2-client", "nghttpd": "nghttp2-server", "redis-server": "redis-server"}
 PACKAGES = (
     "celery",
     "taskiq",

@@ -19,7 +19,7 @@ from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Content, Request
 from bellbuoy.model.recipient import Recipient
 from bellbuoy.ports.queue import Handed, Lane, Message, Queue
-from tests.support.rabbitmq import RabbitServer
+from tests.support.rabbitmq import RabbitServer, free_port
 
 NOW = 1_800_000_000.0
 WORK: tuple[Lane, ...] = ("high", "normal", "low")
@@ -297,3 +297,17 @@ async def test_it_is_as_before_after_a_reconnection(queue: Queue) -> None:
     (handed,) = await queue.take(["normal"], limit=5, wait_s=5.0)
     assert handed.message.record.id == "a"
     await queue.acknowledge([handed])
+
+
+@pytest.mark.xdist_group("rabbitmq")
+async def test_a_node_that_is_away_is_passed_over(rabbitmq: RabbitServer, amqp_url: str) -> None:
+    here = f"127.0.0.1:{rabbitmq.port}"
+    queue = RabbitQueue(
+        amqp_url.replace(here, f"127.0.0.1:{free_port()},{here},127.0.0.1:{free_port()}"),
+        prefetch=10,
+        clock=SystemClock(),
+        rng=Random(1),
+    )
+    await queue.put("normal", [message("a")])
+    assert names(await take(queue, 1)) == ["a"]
+    await queue.aclose()

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.disk import fill
 from tests.support.server import Server, to_email, wait_for
 
 pytestmark = pytest.mark.fault
-DISK_BYTES = 16 * 1024 * 1024
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with little room, which only root may mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must be able to mount a tmpfs: {mounted.stderr.decode()}")
-        pytest.skip("mounting a tmpfs needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_a_full_disk_refuses_whole_and_recovers(disk: Path) -> None:
@@ -42,7 +22,7 @@ def test_a_full_disk_refuses_whole_and_recovers(disk: Path) -> None:
         server.start()
         before = [server.send(to_email(n)) for n in range(20)]
         wait_for(lambda: server.books()["pending"] == 0)
-        _fill(ballast)
+        fill(ballast)
         accepted, refused = [], 0
         for n in range(100, 1_100):
             answer = server.call("POST", "/v1/notifications", to_email(n), Idempotency_Key=f"k-{n}")
@@ -76,10 +56,3 @@ def test_a_full_disk_refuses_whole_and_recovers(disk: Path) -> None:
         for process in (server, outside):
             if process.process is not None:
                 process.kill()
-
-
-def _fill(path: Path) -> None:
-    """Take all the room there is, to the last page."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"\0" * 4096)

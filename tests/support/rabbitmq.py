@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,15 +37,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class RabbitServer:
-    """One node with its own epmd, in a folder of its own."""
+def start_epmd(port: int) -> subprocess.Popen[bytes] | None:
+    """The name server of Erlang's nodes, as a child of ours; otherwise the first node would leave one behind."""
+    epmd = shutil.which("epmd")
+    return subprocess.Popen([epmd, "-port", str(port), "-address", "127.0.0.1"]) if epmd is not None else None
 
-    def __init__(self, folder: Path) -> None:
+
+def node_name() -> str:
+    """A name that no other node on this machine has: epmds differ in their ports, but names must too."""
+    return f"b{uuid.uuid4().hex[:8]}@localhost"
+
+
+class RabbitServer:
+    """One node in a folder of its own.
+
+    Args:
+        folder: where it lives; made here.
+        node: its name; one of its own when None.
+        members: the names of all nodes of its cluster, itself included; none for a node by itself.
+        epmd_port: where the epmd of its cluster is, which somebody else runs; None for one of its own.
+    """
+
+    def __init__(
+        self, folder: Path, *, node: str | None = None, members: Sequence[str] = (), epmd_port: int | None = None
+    ) -> None:
         self._folder = folder
         self.port = free_port()
-        self._epmd_port = free_port()
-        # A node's name is a name at epmd, whose port differs; it must not be another node's on this machine.
-        self._node = f"b{uuid.uuid4().hex[:8]}@localhost"
+        self._own_epmd = epmd_port is None
+        self._epmd_port = epmd_port or free_port()
+        self.node = node or node_name()
         home = folder / "home"
         home.mkdir(parents=True)
         cookie = home / ".erlang.cookie"
@@ -53,6 +74,7 @@ class RabbitServer:
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = 127.0.0.1:{self.port}\nloopback_users = none\n"
             "vm_memory_high_watermark.absolute = 1GB\ndisk_free_limit.absolute = 50MB\n"
+            + "".join(f"cluster_formation.classic_config.nodes.{n} = {one}\n" for n, one in enumerate(members, 1))
         )
         (folder / "plugins").write_text("[].")
         self._env = {
@@ -62,7 +84,7 @@ class RabbitServer:
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(free_port()),
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -77,9 +99,8 @@ class RabbitServer:
 
     def start(self) -> RabbitServer:
         """Boot it, on what an earlier run has left, and wait until it answers."""
-        epmd = shutil.which("epmd")
-        if self._epmd is None and epmd is not None:
-            self._epmd = subprocess.Popen([epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"], env=self._env)
+        if self._own_epmd and self._epmd is None:
+            self._epmd = start_epmd(self._epmd_port)
         with (self._folder / "out").open("ab") as log:
             self._shell = subprocess.Popen(
                 [program("rabbitmq-server")], env=self._env, stdout=log, stderr=log, cwd=self._folder
@@ -121,6 +142,10 @@ class RabbitServer:
             self._shell.wait(timeout=30)
             self._shell = None
 
+    @property
+    def running(self) -> bool:
+        return self._shell is not None
+
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
 
@@ -147,6 +172,47 @@ class RabbitServer:
             peer.sendall(b"AMQP\x00\x00\x09\x01")
             return len(peer.recv(8)) == 8
         return False
+
+
+class RabbitCluster:
+    """Three nodes that are one broker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._epmd_port = free_port()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        names = [node_name() for _ in range(3)]
+        self.nodes = [
+            RabbitServer(folder / f"node-{n}", node=name, members=names, epmd_port=self._epmd_port)
+            for n, name in enumerate(names)
+        ]
+
+    def start(self) -> RabbitCluster:
+        """Boot all at once and wait until they know each other."""
+        self._epmd = start_epmd(self._epmd_port)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(RabbitServer.start, self.nodes))
+        self.nodes[0].control("await_online_nodes", str(len(self.nodes)), "--timeout", "60")
+        return self
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait(timeout=10)
+
+    def uri(self, vhost: str) -> str:
+        """The URL that names every node."""
+        return f"amqp://guest:guest@{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}/{vhost}"
+
+    def leader_of(self, queue: str, vhost: str) -> RabbitServer:
+        """The node that leads a quorum queue."""
+        for node in self.nodes:
+            if node.running:
+                lines = node.control("list_queues", "-p", vhost, "name", "leader", "--no-table-headers").splitlines()
+                leaders = dict(line.split("\t") for line in lines)
+                return next(one for one in self.nodes if one.node == leaders[queue])
+        raise AssertionError("no node runs")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ class Stack:
 
     Args:
         folder: for everybody's data.
-        mongodb, rabbitmq, redis: running servers of the caller's, that may be killed, frozen and restarted.
+        mongodb, rabbitmq, redis: running servers of the caller's, that may be killed, frozen and restarted; processes
+            tell each other nothing where `redis` is None.
         env: further settings of the nodes.
     """
 
@@ -39,27 +40,29 @@ class Stack:
         folder: Path,
         mongodb: MongoServer,
         rabbitmq: RabbitServer,
-        redis: RedisServer,
+        redis: RedisServer | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
         self.mongodb = mongodb
         self.rabbitmq = rabbitmq
-        self.redis = redis
         self.to_mongodb = Proxy(mongodb.port)
         self.to_rabbitmq = Proxy(rabbitmq.port)
-        self.to_redis = Proxy(redis.port)
+        self.proxies = [self.to_mongodb, self.to_rabbitmq]
         self.outside = Server(folder / "outside", arguments=("sandbox", "--json", "--port", "0"))
         vhost = rabbitmq.make_vhost()
-        wiring = self.outside.start_sandbox() | {
+        self.wiring = self.outside.start_sandbox() | {
             # Otherwise the driver would follow the server's own word about where it is, past the proxy.
             "BELLBUOY_LEDGER__URL": f"mongodb://127.0.0.1:{self.to_mongodb.port}/bellbuoy?directConnection=true",
             "BELLBUOY_QUEUE__URL": f"amqp://guest:guest@127.0.0.1:{self.to_rabbitmq.port}/{vhost}",
-            "BELLBUOY_CACHE__URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
             **(env or {}),
         }
-        self.front = Server(folder / "front", wiring, ("api", "--port", str(free_port())))
-        self.both = Server(folder / "both", wiring, ("serve", "--port", str(free_port())))
-        self.hand = Server(folder / "hand", wiring, ("worker",))
+        if redis is not None:
+            self.redis, self.to_redis = redis, Proxy(redis.port)
+            self.proxies.append(self.to_redis)
+            self.wiring["BELLBUOY_CACHE__URL"] = f"redis://127.0.0.1:{self.to_redis.port}/0"
+        self.front = Server(folder / "front", self.wiring, ("api", "--port", str(free_port())))
+        self.both = Server(folder / "both", self.wiring, ("serve", "--port", str(free_port())))
+        self.hand = Server(folder / "hand", self.wiring, ("worker",))
 
     def start(self) -> Stack:
         self.front.start()
@@ -72,9 +75,8 @@ class Stack:
         for one in (self.front, self.both, self.hand, self.outside):
             if one.process is not None:
                 one.kill()
-        self.to_mongodb.close()
-        self.to_rabbitmq.close()
-        self.to_redis.close()
+        for proxy in self.proxies:
+            proxy.close()
 
     @property
     def accepting(self) -> tuple[Server, Server]:

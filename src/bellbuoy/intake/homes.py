@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -35,7 +35,8 @@ class HomesSettings(Struct, frozen=True):
     Args:
         grace_s: seconds that the queue has to bring a notification to a worker before the ledger makes it due.
         patience_s_max: longest wait, in seconds, for what the ledger says of an Idempotency-Key once the queue has
-            confirmed; it is twice what the ledger usually takes, so that one that hangs is not waited for.
+            confirmed; it is twice what the ledger usually takes. Who waited in vain is the last to wait until the
+            ledger answers again.
         remembered_max: notifications that only the queue confirmed and that are remembered here, to be found.
         batch: entries of the journal that are given to another home at a time.
         pause_s: seconds between two batches, so that a home that is back is not pressed.
@@ -86,6 +87,7 @@ class Homes:
         self.kept = kept
         self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
         self._usual_s = 0.0  # What the ledger takes to confirm, smoothed.
+        self._silent = False  # Somebody waited for the ledger in vain, and it has answered nobody since.
         self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What only the queue is known to have.
         self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
         self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
@@ -156,13 +158,14 @@ class Homes:
         await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
         if _failed(written) or _failed(queued):
             await asyncio.wait((written, queued))
-        elif not written.done() and any(offer.body_hash for offer in offers):
+        elif not written.done() and not self._silent and any(offer.body_hash for offer in offers):
             # Only the ledger can say whether the key was used before.
             patience = asyncio.ensure_future(
                 self._clock.sleep(min(2 * self._usual_s + 0.01, self._settings.patience_s_max))
             )
             await asyncio.wait((written, patience), return_when=asyncio.FIRST_COMPLETED)
             patience.cancel()
+            self._silent = not written.done()
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
             taken = written.result()
@@ -191,6 +194,7 @@ class Homes:
         taken = await self._ledger.accept(
             [msgspec.structs.replace(one, owner=QUEUED, due_at=until) if one.due_at <= now else one for one in offers]
         )
+        self._silent = False
         self._usual_s += 0.1 * (self._clock.monotonic() - began - self._usual_s)
         return taken
 
@@ -199,15 +203,17 @@ class Homes:
     ) -> list[Taken]:
         """Only the queue has confirmed; remember them until the ledger has them too."""
         taken = [_taken(offer, known.get(offer.record.id)) for offer in offers]
-        for offer, one in zip(offers, taken, strict=True):
-            if one.kind != "other":
-                self._remembered[offer.record.id] = offer
+        self._remember([offer for offer, one in zip(offers, taken, strict=True) if one.kind != "other"])
         if self._recall is not None:
             await self._recall.tell([offer for offer in offers if offer.record.id not in known])
-        while len(self._remembered) > self._settings.remembered_max:
-            self._remembered.popitem(last=False)
         written.add_done_callback(lambda done: self._settled_late(offers, done))
         return taken
+
+    def _remember(self, offers: Sequence[Offer]) -> None:
+        """Be able to find what the queue has although the ledger cannot be asked."""
+        self._remembered.update((offer.record.id, offer) for offer in offers)
+        while len(self._remembered) > self._settings.remembered_max:
+            self._remembered.popitem(last=False)
 
     def _settled_late(self, offers: Sequence[Offer], written: asyncio.Future[list[Taken]]) -> None:
         if written.cancelled():
@@ -231,6 +237,19 @@ class Homes:
             due_at = max(self._clock.time(), offer.due_at)
             await self._ledger.abandon(offer.record.id, 1, due_at=due_at)
         self.nudge()
+
+    async def _compare_all(self, offers: Iterable[Offer]) -> None:
+        """Find out whether the ledger has these, which it knows by now, with other requests."""
+        keyed = [offer for offer in offers if offer.body_hash]
+        if not keyed:
+            return
+        try:
+            taken = await self._ledger.accept(keyed)
+        except (Full, Unavailable) as error:
+            self._telemetry.event("heal_failed", code=error.code)  # What was asked for before is done all the same.
+            return
+        for offer, one in zip(keyed, taken, strict=True):
+            self._compare(offer, one)
 
     def _compare(self, offer: Offer, taken: Taken) -> None:
         if taken.kind == "other":
@@ -259,7 +278,18 @@ class Homes:
             raise
         for offer in offers:
             self._remembered.pop(offer.record.id, None)
+        await self._compare_all(
+            offer
+            for offer, claim in zip(offers, claims, strict=True)
+            if claim is None or claim.record.request != offer.record.request
+        )
         return claims
+
+    async def absorb(self, accounts: Sequence[Account], *, now: float) -> list[Account]:
+        """Take in what was done while the ledger was away; returns what somebody holds, to be tried again."""
+        left = await self._ledger.absorb(accounts, now=now)
+        await self._compare_all(Offer(one.record, one.body_hash, one.due_at or now) for one in accounts)
+        return left
 
     def adopt(self, message: Message) -> Claim:
         """Work on what the queue brought although the ledger cannot be asked; accounts go where there is room."""
@@ -320,7 +350,8 @@ class Homes:
     async def load(self) -> None:
         """Find again what an earlier process left; before anything else. Raises Full."""
         await self.kept.load()
-        self._away = self._queue is not None and self.kept.pending() > 0
+        # Whoever starts cannot know whether the ledger was away a moment ago, with outcomes still on their way to it.
+        self._away = self._queue is not None
 
     async def run(self) -> None:
         """Give the other homes what only the journal has, whenever there is something, until cancelled."""
@@ -344,12 +375,13 @@ class Homes:
             if offers:
                 for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
                     self._compare(offer, taken)
-            if accounts and await self._ledger.absorb(accounts, now=self._clock.time()):
+            if accounts and await self.absorb(accounts, now=self._clock.time()):
                 raise Busy("somebody else holds what was to be written", retry_after_s=1.0)
         except Unavailable:
             if self._queue is None:
                 raise
             await _put(self._queue, offers, self._clock.time())
+            self._remember(offers)
             await self._queue.put("outcomes", [Message(one.record, one.body_hash) for one in accounts])
         await self._healed(entries, last)
         return len(entries)

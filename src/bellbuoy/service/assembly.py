@@ -316,6 +316,8 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
     delivery = settings.delivery
     return WorkerSettings(
         in_hand_max=delivery.in_hand_max,
+        # Others wait while a shared ledger leases many in one go, and the call has its deadline.
+        claim_batch=500 if settings.ledger.embedded else 100,
         lease_s=delivery.lease_s,
         poll_s_max=delivery.poll_s_max,
         drain_s=delivery.drain_s,

@@ -106,8 +106,11 @@ class Queue(Section):
     @classmethod
     def _known(cls, value: SecretStr) -> SecretStr:
         scheme, _, rest = value.get_secret_value().partition("://")
+        hosts = rest.partition("/")[0].rpartition("@")[2].split(",")
         if value.get_secret_value() and (scheme not in ("amqp", "amqps", "sqlite") or not rest):
             raise ValueError("empty, for the ledger's own, or amqp://HOST/VHOST")
+        if scheme != "sqlite" and len(hosts) > 1 and not all(hosts):
+            raise ValueError("a host between every two commas: amqp://HOST,HOST/VHOST")
         return value
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -177,7 +178,9 @@ class ServiceTelemetry:
         self._children: dict[tuple[str, ...], Any] = {}
 
     def event(self, name: str, **fields: object) -> None:
-        getattr(self._log, EVENTS.get(name, "info"))(name, **fields)
+        # A log on a full disk, or whose reader is gone, fails nothing of what it tells. A closed stream: ValueError.
+        with contextlib.suppress(OSError, ValueError):
+            getattr(self._log, EVENTS.get(name, "info"))(name, **fields)
 
     def accepted(self, home: str, count: int) -> None:
         self._count(count, self._accepted, home)

@@ -117,6 +117,20 @@ async def test_a_key_is_waited_for_only_as_long_as_the_ledger_usually_takes(clus
     await delivered_once(cluster, sending.result())
 
 
+async def test_a_ledger_that_was_waited_for_in_vain_is_not_waited_for_again(cluster: Cluster) -> None:
+    cluster.store.freeze()
+    sending = [asyncio.create_task(cluster.send(to_email(), key="first"))]
+    await cluster.pass_time(0.3)
+    sending.append(asyncio.create_task(cluster.send(to_email(), key="second")))
+    await asyncio.sleep(0.01)
+    assert sending[1].done(), "no time has passed on the clock"
+    assert cluster.store.thaw is not None
+    cluster.store.thaw.set()
+    cluster.store.thaw = None
+    await cluster.pass_time(40)
+    await delivered_once(cluster, *(one.result() for one in sending))
+
+
 async def test_an_outcome_finds_a_home_when_the_ledger_dies_during_the_attempt(cluster: Cluster) -> None:
     gate = asyncio.Event()
 

@@ -53,6 +53,8 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[cache]\nurl = 'memcached://x'", "memory://"),
         ("[cache]\nurl = 'redis://'", "redis://USER"),
         ("[providers.fcm]\nrate_per_s = 0", "providers.fcm.rate_per_s"),
+        ("[queue]\nurl = 'kafka://x'", "amqp://HOST"),
+        ("[queue]\nurl = 'amqp://u:p@one,,three/v'", "between every two commas"),
         ("[retry]\nmax_delay_s = 0.5", "retry.max_delay_s"),
         ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
         ("[data]\nretention_days = 0.5", "data.retention_days"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bellbuoy.adapters.mongodb.database import Collection, Database, Document, Session
+from bellbuoy.adapters.mongodb.schema import POSITIVE
 from bellbuoy.model.operation import Books
 
 _LISTED_MAX = 100
@@ -21,7 +22,7 @@ class Accounts:
             log, notifications = self._db.accepted, self._db.notifications
             by_status = [{"$match": mine}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
             counts = {one["_id"]: one["n"] for one in await _all(notifications, by_status, session)}
-            doubted = {**mine, "duplicates": {"$exists": True}}
+            doubted = {**mine, "duplicates": {**POSITIVE}}
             total: list[Document] = [{"$match": doubted}, {"$group": {"_id": None, "n": {"$sum": "$duplicates"}}}]
             duplicates = [one["n"] for one in await _all(notifications, total, session)]
             return Books.balanced(

@@ -15,6 +15,7 @@ from pymongo import UpdateOne
 from bellbuoy.adapters.mongodb.database import SCAN_S, Document, busy
 from bellbuoy.adapters.mongodb.documents import UNLEASED, changed, decode
 from bellbuoy.adapters.mongodb.notifications import SEEN, TRIES_MAX, Notifications
+from bellbuoy.adapters.mongodb.schema import POSITIVE
 from bellbuoy.errors import Invalid, NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.dead_letters import ABSENT, BUSY, EXPIRED, GONE, refusal
@@ -27,7 +28,7 @@ EXAMINED_MAX = 50_000
 
 _decode_letter = msgspec.json.Decoder(DeadLetter).decode
 _decode_cursor = msgspec.json.Decoder(tuple[float, str, str]).decode
-_BURIED: Document = {"buried_at": {"$exists": True}}
+_BURIED: Document = {"buried_at": {**POSITIVE}}
 _PAGE = 200
 
 

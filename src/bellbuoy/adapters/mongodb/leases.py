@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
+from pymongo import UpdateMany
 
 from bellbuoy.adapters.mongodb.database import Document, busy
 from bellbuoy.adapters.mongodb.documents import NO_LEASE, UNLEASED, changed, decode
 from bellbuoy.adapters.mongodb.notifications import SEEN, TRIES_MAX, Notifications
+from bellbuoy.adapters.mongodb.schema import NAMED, POSITIVE
 from bellbuoy.errors import Busy
 from bellbuoy.model.delivery import ProviderName
 from bellbuoy.model.merge import merge
@@ -54,9 +56,11 @@ class Leases(Notifications):
         return [Claim(one.record, 1) if one.kind == "new" else found.get(one.record.id) for one in taken]
 
     async def _lease(self, ids: list[str], owner: str, token: str, now: float, until: float) -> dict[str, Claim]:
-        free = [{"owner": QUEUED, "due_at": {"$exists": True}}, {"due_at": {"$lte": now}}]
         lease = {"$set": {"owner": owner, "claim": token, "due_at": until}, "$inc": {"fence": 1}}
-        await self._db.notifications.update_many({"_id": {"$in": ids}, "$or": free}, lease)
+        # What the one leases the other does not find. As one condition with an $or, not every server looks by the id.
+        queued: Document = {"_id": {"$in": ids}, "owner": QUEUED, "due_at": {**POSITIVE}}
+        due: Document = {"_id": {"$in": ids}, "due_at": {"$lte": now}}
+        await self._db.notifications.bulk_write([UpdateMany(queued, lease), UpdateMany(due, lease)])
         find = self._db.notifications.find({"_id": {"$in": ids}, "claim": token}, {"fence": 1, "record": 1})
         return {one["_id"]: Claim(decode(one["record"]), one["fence"]) async for one in find}
 
@@ -111,7 +115,7 @@ class Leases(Notifications):
         for priority in URGENCY.values():
             if len(found) >= limit:
                 break
-            where = {"priority": priority, "due_at": {"$lte": now}}
+            where = {"priority": priority, "due_at": {**POSITIVE, "$lte": now}}
             find = self._db.notifications.find(where, {"_id": 1}).sort("due_at", 1).limit(limit - len(found))
             found += [one["_id"] async for one in find]
         return found
@@ -131,7 +135,7 @@ class Leases(Notifications):
         return (await self._db.run(lambda: self._db.notifications.update_many(where, update))).matched_count
 
     async def hand_back(self, owner: str | None, *, now: float) -> int:
-        where = {"owner": {"$exists": True} if owner is None else owner}
+        where = {"owner": {**NAMED} if owner is None else owner}
         update = {"$set": {"due_at": now}, "$unset": NO_LEASE, "$inc": {"fence": 1}}
         return (await self._db.run(lambda: self._db.notifications.update_many(where, update))).matched_count
 
@@ -147,7 +151,7 @@ class Leases(Notifications):
 
     async def held(self) -> dict[str, int]:
         steps: list[Document] = [
-            {"$match": {"held": {"$exists": True}}},
+            {"$match": {"held": {**NAMED}}},
             {"$project": {"held": 1}},
             {"$unwind": "$held"},
             {"$group": {"_id": "$held", "n": {"$sum": 1}}},
@@ -157,14 +161,14 @@ class Leases(Notifications):
     async def next_due(self) -> float | None:
         firsts: list[float] = []
         for priority in URGENCY.values():
-            where = {"priority": priority, "due_at": {"$exists": True}}
+            where = {"priority": priority, "due_at": {**POSITIVE}}
             find = self._db.notifications.find(where, {"due_at": 1}).sort("due_at", 1).limit(1)
             firsts += [one["due_at"] for one in await self._db.run(find.to_list)]
         return min(firsts, default=None)
 
     async def backlog(self, *, now: float) -> tuple[int, float | None]:
         steps: list[Document] = [
-            {"$match": {"priority": {"$in": list(URGENCY.values())}, "due_at": {"$lte": now}, **UNLEASED}},
+            {"$match": {"priority": {"$in": list(URGENCY.values())}, "due_at": {**POSITIVE, "$lte": now}, **UNLEASED}},
             {"$group": {"_id": None, "n": {"$sum": 1}, "oldest": {"$min": "$accepted_at"}}},
         ]
         found = await self._aggregate(steps)

@@ -22,24 +22,31 @@ BUILD_S = 600.0
 _UP, _DOWN = 1, -1
 
 
-def _index(name: str, *keys: tuple[str, int], where: str | None = None) -> IndexModel:
+POSITIVE: Mapping[str, object] = {"$gt": 0}
+NAMED: Mapping[str, object] = {"$gt": ""}
+"""That a number, or a text, is there: in these words, since a server need not see that others mean the same."""
+
+
+def _index(
+    name: str, *keys: tuple[str, int], where: str | None = None, above: Mapping[str, object] | None = None
+) -> IndexModel:
     if where is None:
         return IndexModel(list(keys), name=name)
-    return IndexModel(list(keys), name=name, partialFilterExpression={where: {"$exists": True}})
+    return IndexModel(list(keys), name=name, partialFilterExpression={where: above})
 
 
 INDEXES: Mapping[str, list[IndexModel]] = {
     "notifications": [
-        _index("due", ("priority", _UP), ("due_at", _UP), where="due_at"),
-        _index("held", ("held", _UP), ("priority", _UP), ("order", _UP), where="held"),
-        _index("owner", ("owner", _UP), where="owner"),
+        _index("due", ("priority", _UP), ("due_at", _UP), where="due_at", above=POSITIVE),
+        _index("held", ("held", _UP), ("priority", _UP), ("order", _UP), where="held", above=NAMED),
+        _index("owner", ("owner", _UP), where="owner", above=NAMED),
         _index("newest", ("tenant", _UP), ("order", _DOWN)),
         _index("status", ("tenant", _UP), ("status", _UP), ("order", _DOWN)),
-        _index("user", ("tenant", _UP), ("user_id", _UP), ("order", _DOWN), where="user_id"),
+        _index("user", ("tenant", _UP), ("user_id", _UP), ("order", _DOWN), where="user_id", above=NAMED),
         _index("order", ("order", _UP)),
-        _index("buried", ("tenant", _UP), ("buried_at", _UP), ("_id", _UP), where="buried_at"),
-        _index("letter", ("tenant", _UP), ("letters.id", _UP), where="buried_at"),
-        _index("doubted", ("duplicates", _UP), where="duplicates"),
+        _index("buried", ("tenant", _UP), ("buried_at", _UP), ("_id", _UP), where="buried_at", above=POSITIVE),
+        _index("letter", ("tenant", _UP), ("letters.id", _UP), where="buried_at", above=POSITIVE),
+        _index("doubted", ("duplicates", _UP), where="duplicates", above=POSITIVE),
     ],
     "control": [_index("newest", ("kind", _UP), ("at", _DOWN), ("_id", _DOWN))],
     "accepted": [_index("tenant", ("tenant", _UP))],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, TypeVar
@@ -37,13 +38,14 @@ class Link:
     """One connection with a channel for putting in and one for taking out.
 
     Args:
-        url: `amqp://` or `amqps://`.
-        clock, rng: for the pause after a failure.
+        url: `amqp://` or `amqps://`, with the nodes of the broker separated by commas where it has several.
+        clock, rng: for the pause after a failure, and for the node that is tried first.
         lost: called when the connection is gone: whatever was handed out over it will come again.
     """
 
     def __init__(self, url: str, *, clock: Clock, rng: Random, lost: Callable[[], None]) -> None:
-        self._url = URL(url).update_query(heartbeat=HEARTBEAT_S)
+        self._nodes = deque(URL(one).update_query(heartbeat=HEARTBEAT_S) for one in nodes_of(url))
+        self._nodes.rotate(rng.randrange(len(self._nodes)))  # Processes spread over the nodes.
         self._clock = clock
         self._rng = rng
         self._lost = lost
@@ -80,7 +82,7 @@ class Link:
                 raise Unavailable("the queue's broker cannot be reached", retry_after_s=PAUSE_S[1]) from error
 
     async def _connect(self) -> None:
-        connection = await aio_pika.connect(self._url, timeout=CONNECT_S)
+        connection = await self._reach()
         self._connection = connection
         self.puts = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self.takes = await connection.channel(publisher_confirms=False)
@@ -90,6 +92,17 @@ class Link:
         connection.close_callbacks.add(lambda *_: self.drop(connection))
         for channel in (self.puts, self.takes):
             channel.close_callbacks.add(lambda *_: self.drop(connection))
+
+    async def _reach(self) -> AbstractConnection:
+        """A connection to the first node that answers, beginning with one that was not the last."""
+        last: Exception | None = None
+        for _ in range(len(self._nodes)):
+            self._nodes.rotate(-1)
+            try:
+                return await aio_pika.connect(self._nodes[0], timeout=CONNECT_S / len(self._nodes))
+            except _GONE as error:
+                last = error
+        raise last or ConnectionError("the broker has no node")
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
         """Every call to the broker: connected before, and within its time.
@@ -155,6 +168,14 @@ class Link:
 
 async def _nothing() -> None:
     """Being connected is all."""
+
+
+def nodes_of(url: str) -> list[str]:
+    """A URL for each node that `amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST` names."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, vhost = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    return [f"{scheme}://{credentials}{at}{host}{slash}{vhost}" for host in hosts.split(",")]
 
 
 async def _close(connection: AbstractConnection) -> None:

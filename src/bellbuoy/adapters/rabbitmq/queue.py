@@ -39,7 +39,7 @@ class RabbitQueue:
     """Notifications on their way, on a RabbitMQ 3.10 or newer.
 
     Args:
-        url: `amqp://USER:PASSWORD@HOST/VHOST`, or `amqps://`.
+        url: `amqp://USER:PASSWORD@HOST/VHOST`, or `amqps://`; of a broker with several nodes `HOST,HOST`.
         prefetch: messages of each lane that may be out to this process; 0 for one that takes none.
         clock, rng: for pauses.
     """
