@@ -69,8 +69,8 @@ class Snapshot:
     success_count: int
     opened_at: float | None
     retry_after_s: float | None
-    admitted_share: float = 1.0
-    rounds: int = 0
+    admitted_share: float
+    rounds: int
 
 
 class Permit:
@@ -183,7 +183,6 @@ class CircuitBreaker:
         self._round = 0
         self._opened_at = self._open_s = 0.0
         self._opened_epoch: float | None = None
-        self._plain = False
         self._choose_path()
 
     @property
