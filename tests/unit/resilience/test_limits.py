@@ -15,6 +15,7 @@ from bellbuoy.resilience import (
     AdaptiveThrottle,
     AdaptiveTimeout,
     Aimd,
+    BreakerSettings,
     Bulkhead,
     CallTimedOut,
     Gradient,
@@ -22,6 +23,7 @@ from bellbuoy.resilience import (
     RateLimit,
 )
 from bellbuoy.resilience.adaptive_timeout import Latencies
+from bellbuoy.resilience.trip import same_window, window_of
 from bellbuoy.resilience.window import CountWindow, TimeWindow, Totals
 from tests.unit.resilience.support import fail, hang, ok, settle
 
@@ -390,3 +392,31 @@ def test_windows_agree_with_counting() -> None:
         assert by_count.totals(now) == Totals(len(last), sum(c[1] for c in last), sum(c[2] for c in last))
         recent = [c for c in calls[-500:] if int(c[0]) > int(now) - 10]
         assert by_time.totals(now) == Totals(len(recent), sum(c[1] for c in recent), sum(c[2] for c in recent))
+
+
+@pytest.mark.parametrize("window", [CountWindow(3), TimeWindow(3.0, buckets=3)])
+def test_a_cleared_window_begins_anew(window: CountWindow | TimeWindow) -> None:
+    for now in range(5):
+        window.add(now, 1, 1, 1)
+    window.clear()
+    assert window.totals(4.0) == Totals(0, 0, 0)
+    for now in range(5, 11):
+        window.add(now, 1, 0, 1)
+        window.add(now, 1, 1, 0)
+    assert window.totals(10.0) == (Totals(3, 2, 1) if isinstance(window, CountWindow) else Totals(6, 3, 3))
+
+
+def test_windows_are_kept_while_they_are_of_the_size_asked_for() -> None:
+    by_time, by_count = BreakerSettings(monitoring_window_s=60.0), BreakerSettings(window_calls=5)
+    for settings, other in [(by_time, by_count), (by_count, by_time)]:
+        window = window_of(settings)
+        assert same_window(window, settings) is window
+        assert type(same_window(window, other)) is type(window_of(other))
+    window = window_of(by_count)
+    assert same_window(window, by_count.replace(monitoring_window_s=5.0)) is window
+    wider = same_window(window, by_count.replace(window_calls=6))
+    assert isinstance(wider, CountWindow)
+    assert wider.size == 6
+    longer = same_window(window_of(by_time), by_time.replace(monitoring_window_s=90.0))
+    assert isinstance(longer, TimeWindow)
+    assert longer.window_s == 90.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -21,6 +22,7 @@ from bellbuoy.resilience import (
     Bulkhead,
     Chaos,
     CircuitBreaker,
+    Events,
     Fallback,
     Gradient,
     Hedge,
@@ -35,7 +37,7 @@ from bellbuoy.resilience import (
 from bellbuoy.resilience.window import CountWindow, TimeWindow
 
 
-def _numbers(kind: type) -> dict[str, Any]:
+def _numbers(kind: Callable[..., Any]) -> dict[str, Any]:
     plain = (int, float, str)
     return {
         name: one.default for name, one in inspect.signature(kind).parameters.items() if isinstance(one.default, plain)
@@ -70,6 +72,9 @@ def _numbers(kind: type) -> dict[str, Any]:
         (SharedBreaker, {"interval_s": 1.0, "timeout_s": 0.5}),
         (Timeout, {"name": "timeout"}),
         (TimeWindow, {"buckets": 20}),
+        (CircuitBreaker.stream, {"keep_max": 1_000}),
+        (CircuitBreaker.open, {"reason": "shared"}),
+        (Events.stream, {"keep_max": 1_000}),
         (
             RetrySettings,
             {"max_attempts": 3, "initial_delay_s": 1.0, "max_delay_s": 30.0, "backoff_multiplier": 2.0,
@@ -84,7 +89,7 @@ def _numbers(kind: type) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_the_defaults(kind: type, defaults: dict[str, Any]) -> None:
+def test_the_defaults(kind: Callable[..., Any], defaults: dict[str, Any]) -> None:
     assert _numbers(kind) == defaults
 
 
