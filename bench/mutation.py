@@ -166,6 +166,7 @@ def _of_expressions(statement: ast.stmt) -> Iterator[Change]:
             "type_comment",
             "target",
             "targets",
+            "msg",
         ):
             continue
         decides = name == "test" and isinstance(statement, (ast.If, ast.While))

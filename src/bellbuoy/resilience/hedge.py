@@ -81,9 +81,11 @@ class Hedge:
                 if alarm is not None and alarm.done():
                     alarm = self._another(once, tries, reserved)
         finally:
-            await _end([*tries, *([alarm] if alarm else [])])
-            for one in reserved:
-                one.release()
+            try:
+                await _end([*tries, *([alarm] if alarm else [])])
+            finally:  # A second cancellation may end the waiting for the tries, and the budget must not bear that.
+                for one in reserved:
+                    one.release()
 
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""

@@ -14,7 +14,7 @@ from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import ExecutionRejected, OutcomeUnknown, TimeoutExceeded
 from bellbuoy.resilience.backoff import RetrySettings, retryable
 from bellbuoy.resilience.budget import Reservation, RetryBudget
-from bellbuoy.resilience.classify import Classifier, classify, retry_after_of
+from bellbuoy.resilience.classify import retry_after_of
 from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
 from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE, is_instant
@@ -27,12 +27,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Reschedule:
-    """The next attempt belongs into a durable queue: number `attempt`, not before `at` (epoch seconds)."""
+    """The next attempt belongs into a durable queue: number `attempt`, not before `at` (epoch seconds).
+
+    `error` is what the last one raised, None when it returned what `retry_on_result` does not accept.
+    """
 
     at: float
     delay_s: float
     attempt: int
-    error: BaseException
+    error: BaseException | None
 
 
 class Retry:
@@ -47,7 +50,6 @@ class Retry:
         idempotent: False when repeating the call could do its work twice: then an attempt whose outcome is unknown is
             not repeated.
         budget: bounds extra attempts over all calls, None for no bound.
-        classifier: finds `throttled` results.
         clock, rng: time and chance.
         on_event: told of each wait and of the end.
     """
@@ -55,7 +57,7 @@ class Retry:
     kind: ClassVar[str] = "retry"
 
     __slots__ = (
-        "_budget", "_classifier", "_clock", "_idempotent", "_on_error", "_on_result", "_rng", "events", "name",
+        "_budget", "_clock", "_idempotent", "_on_error", "_on_result", "_rng", "events", "name",
         "settings",
     )  # fmt: skip
 
@@ -68,7 +70,6 @@ class Retry:
         retry_on_result: Callable[[Any], bool] | None = None,
         idempotent: bool = True,
         budget: RetryBudget | None = None,
-        classifier: Classifier = classify,
         clock: Clock | None = None,
         rng: Random | None = None,
         on_event: Callable[[RetryScheduled | RetryExhausted], None] | None = None,
@@ -80,7 +81,6 @@ class Retry:
         self._on_result = retry_on_result
         self._idempotent = idempotent
         self._budget = budget
-        self._classifier = classifier
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or CHANCE
 
@@ -134,22 +134,21 @@ class Retry:
         progress = _Progress(self)
         if self._budget is not None:
             self._budget.called()
-        while True:
-            try:
-                result = fn(*args, **kwargs)
-            except Exception as error:
-                wait_s = progress.failed(error)
-            else:
-                wait = progress.returned(result)
-                if wait is None:
-                    return result
-                wait_s = wait
-            try:
+        try:
+            while True:
+                try:
+                    result = fn(*args, **kwargs)
+                except Exception as error:
+                    wait_s = progress.failed(error)
+                else:
+                    wait = progress.returned(result)
+                    if wait is None:
+                        return result
+                    wait_s = wait
                 _sleep_sync(wait_s)
-            except BaseException:
-                progress.refund()
-                raise
-            progress.begun()
+                progress.begun()
+        finally:
+            progress.refund()
 
     def __call__(self, fn: F) -> F:
         """Decorate a function, asynchronous or not."""
@@ -225,7 +224,6 @@ class _TooLong(Exception):
     """Carries a Reschedule out of the loop."""
 
     def __init__(self, reschedule: Reschedule) -> None:
-        super().__init__()
         self.reschedule = reschedule
 
 
@@ -265,7 +263,6 @@ class _Progress:
     def __init__(self, retry: Retry, reschedule_after_s: float | None = None) -> None:
         self._retry = retry
         self._reservation: Reservation | None = None
-        self._began = True
         self._earlier: str | None = None  # In words: the error itself would keep its frames alive.
         self._before_s: float | None = None
         self._reschedule_after_s = reschedule_after_s
@@ -279,7 +276,6 @@ class _Progress:
         """The attempt is over."""
         if self._reservation is not None:
             self._reservation.release()
-            self._reservation = None
 
     def refund(self) -> None:
         """Whatever ends the call: give back what is still reserved."""
@@ -288,16 +284,13 @@ class _Progress:
                 self._reservation.release()
             else:
                 self._reservation.refund()
-            self._reservation = None
 
     def failed(self, error: Exception) -> float:
         """Seconds to wait before the next attempt; raises `error` itself when there is none."""
         wait_s = self.judge(error)
         if wait_s is None:
             raise error
-        if self._reschedule_after_s is not None and wait_s > self._reschedule_after_s:
-            raise _TooLong(self.reschedule(error, wait_s)) from error
-        return wait_s
+        return self._short(wait_s, error)
 
     def judge(self, error: Exception) -> float | None:
         """Seconds to wait before the next attempt, None when this was the last."""
@@ -317,12 +310,16 @@ class _Progress:
         if judge is None or not judge(result):
             return None
         asked = getattr(result, "retry_after_s", None)
-        return self._wait(None, asked if isinstance(asked, (int, float)) else None)
+        wait_s = self._wait(None, asked if isinstance(asked, (int, float)) else None)
+        return None if wait_s is None else self._short(wait_s, None)
 
-    def reschedule(self, error: BaseException, wait_s: float) -> Reschedule:
-        """The next attempt is somebody else's; what was reserved for it is given back."""
+    def _short(self, wait_s: float, error: Exception | None) -> float:
+        """`wait_s`, unless it is longer than is to be waited here; the next attempt then is somebody else's."""
+        if self._reschedule_after_s is None or wait_s <= self._reschedule_after_s:
+            return wait_s
         self.refund()
-        return Reschedule(self._retry._clock.time() + wait_s, wait_s, self.attempt, error)
+        at = self._retry._clock.time() + wait_s
+        raise _TooLong(Reschedule(at, wait_s, self.attempt, error)) from error
 
     def _wait(self, error: Exception | None, asked_s: float | None) -> float | None:
         retry = self._retry

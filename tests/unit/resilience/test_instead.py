@@ -154,6 +154,29 @@ async def test_a_cancelled_hedge_leaves_nothing() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_hedge_that_is_cancelled_twice_gives_its_budget_back() -> None:
+    clock = ManualClock()
+    budget = RetryBudget(clock=clock)
+    let_go = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await clock.sleep(100.0)
+        finally:
+            await let_go.wait()
+
+    call = asyncio.create_task(Hedge(1.0, budget=budget, clock=clock).call(stubborn))
+    await settle()
+    await clock.advance(1.0)
+    assert budget.running == 1
+    for _ in range(2):
+        call.cancel()
+        await settle()
+    assert (call.cancelled(), budget.running) == (True, 0)
+    let_go.set()
+    await settle()
+
+
 class Fleet:
     """Two processes with a breaker each around one store."""
 
