@@ -26,6 +26,7 @@ from bellbuoy.resilience import (
     RetryBudget,
     SharedBreaker,
     SharedCircuit,
+    SharedStateLost,
     State,
     Timeout,
 )
@@ -258,6 +259,150 @@ async def test_without_the_store_each_goes_on_alone() -> None:
     await fleet.sync()
     assert sorted({type(event).__name__ for event in fleet.events}) == ["SharedStateLost", "SharedStateRegained"]
     assert len(fleet.events) == 4
+
+
+async def test_the_store_keeps_one_circuit_for_each_name() -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock)
+    assert await store.read("a") == SharedCircuit(State.CLOSED, 0.0, 0)
+    assert await store.publish("a", State.OPEN, 10.0, 0)
+    await clock.advance(4.0, turns=0)
+    assert await store.read("a") == SharedCircuit(State.OPEN, 6.0, 1)
+    assert await store.read("b") == SharedCircuit(State.CLOSED, 0.0, 0)
+    assert not await store.publish("a", State.CLOSED, 0.0, 0)  # Written against what is no longer there.
+    assert await store.publish("a", State.ISOLATED, 0.0, 1)
+    await clock.advance(60.0, turns=0)
+    assert await store.read("a") == SharedCircuit(State.ISOLATED, 0.0, 2)
+
+
+async def test_the_store_gives_one_owner_the_leave_to_probe() -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock)
+    assert await store.lease_probe("a", "me", 10.0)
+    assert not await store.lease_probe("a", "you", 10.0)
+    assert await store.lease_probe("b", "you", 10.0)
+    await store.release_probe("a", "you")
+    assert not await store.lease_probe("a", "you", 10.0)
+    await clock.advance(9.0, turns=0)
+    assert await store.lease_probe("a", "me", 10.0)
+    await clock.advance(9.9, turns=0)
+    assert not await store.lease_probe("a", "you", 10.0)
+    await clock.advance(0.1, turns=0)
+    assert await store.lease_probe("a", "you", 10.0)
+    await store.release_probe("a", "you")
+    assert await store.lease_probe("a", "me", 10.0)
+    await store.release_probe("nobody's", "me")
+
+
+async def test_what_was_taken_over_is_not_told_again() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    for _ in range(3):
+        await fleet.sync()
+    assert (await fleet.store.read("them")).version == 1
+    fleet.b.isolate()
+    await fleet.sync()
+    await fleet.sync()
+    assert ((await fleet.store.read("them")).version, fleet.a.state) == (2, State.ISOLATED)
+    fleet.a.close()
+    await fleet.sync()
+    assert ((await fleet.store.read("them")).version, fleet.b.state) == (3, State.CLOSED)
+
+
+async def test_an_open_time_that_has_passed_is_not_taken_over() -> None:
+    fleet = Fleet()
+    _fail(fleet.a)
+    await fleet.shared[0].sync()
+    await fleet.clock.advance(10.0, turns=0)
+    await fleet.shared[1].sync()
+    assert fleet.b.state is State.CLOSED
+
+
+async def test_the_leave_to_probe_lasts_as_long_as_a_probe_may_hang_and_is_given_back() -> None:
+    leases = list[tuple[str, str, float]]()
+
+    class Leasing(MemoryStore):
+        async def lease_probe(self, name: str, owner: str, lease_s: float) -> bool:
+            leases.append((name, owner, lease_s))
+            return await super().lease_probe(name, owner, lease_s)
+
+        async def release_probe(self, name: str, owner: str) -> None:
+            leases.append((name, owner, 0.0))
+            await super().release_probe(name, owner)
+
+    clock = ManualClock()
+    fleet = Fleet(Leasing(clock))
+    _fail(fleet.a)
+    await fleet.shared[0].sync()
+    assert not leases
+    await fleet.clock.advance(10.0, turns=0)
+    await fleet.shared[0].sync()
+    assert leases == [("them", "a", 12.0)]
+    for _ in range(2):
+        fleet.a.admit().success()
+    for _ in range(2):
+        await fleet.shared[0].sync()
+    assert leases == [("them", "a", 12.0), ("them", "a", 0.0)]
+    _fail(fleet.a)
+    await fleet.clock.advance(10.0, turns=0)
+    assert _refused(fleet.a)  # It gave the leave back and has not asked for it again.
+
+
+async def test_what_happens_while_the_store_writes_is_told_the_next_time() -> None:
+    class Slow(MemoryStore):
+        meanwhile: Any = None
+
+        async def publish(self, name: str, state: State, open_s: float, version: int) -> bool:
+            written = await super().publish(name, state, open_s, version)
+            if self.meanwhile is not None:
+                meanwhile, self.meanwhile = self.meanwhile, None
+                meanwhile()
+            return written
+
+    store = Slow(ManualClock())
+    fleet = Fleet(store)
+    _fail(fleet.a)
+    store.meanwhile = fleet.a.isolate
+    await fleet.shared[0].sync()
+    assert ((await store.read("them")).state, fleet.a.state) == (State.OPEN, State.ISOLATED)
+    await fleet.shared[0].sync()
+    assert await store.read("them") == SharedCircuit(State.ISOLATED, 0.0, 2)
+
+
+async def test_it_keeps_in_step_by_itself_and_takes_a_slow_store_for_none() -> None:
+    class Hanging(MemoryStore):
+        hangs = False
+        reads = 0
+
+        async def read(self, name: str) -> SharedCircuit:
+            self.reads += 1
+            if self.hangs:
+                await asyncio.get_running_loop().create_future()
+            return await super().read(name)
+
+    clock, told, lost = ManualClock(), list[Event](), asyncio.Event()
+
+    def tell(event: Event) -> None:
+        told.append(event)
+        lost.set()
+
+    store = Hanging(clock)
+    shared = SharedBreaker(
+        CircuitBreaker("them", clock=clock), store, owner="a", interval_s=2.0, timeout_s=0.01, clock=clock,
+        on_event=tell,
+    )  # fmt: skip
+    running = asyncio.create_task(shared.run())
+    await settle()
+    await clock.advance(1.9)
+    assert store.reads == 1
+    store.hangs = True
+    await clock.advance(0.1)
+    assert store.reads == 2
+    await asyncio.wait_for(lost.wait(), 10)
+    assert told == [SharedStateLost("them", clock.time(), "TimeoutError()")]
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_a_newer_version_wins() -> None:

@@ -17,12 +17,15 @@ from bellbuoy.resilience import (
     Aimd,
     BreakerSettings,
     Bulkhead,
+    CallRefused,
     CallTimedOut,
     Gradient,
     LimitChanged,
     RateLimit,
+    Timeout,
 )
 from bellbuoy.resilience.adaptive_timeout import Latencies
+from bellbuoy.resilience.testing import instant
 from bellbuoy.resilience.trip import same_window, window_of
 from bellbuoy.resilience.window import CountWindow, TimeWindow, Totals
 from tests.unit.resilience.support import fail, hang, ok, settle
@@ -331,6 +334,122 @@ async def test_throttle_follows_its_formula() -> None:
     assert throttle.refusal_share == 1_000 / 1_001
     assert made < 30  # About the harmonic number of 1,000.
     assert refused == 1_000 - made
+
+
+@pytest.mark.parametrize(
+    ("error", "calls", "refused"),
+    [
+        (None, 1, 0),
+        (ConnectionError(), 1, 1),
+        (Transient("429", throttled=True), 1, 1),
+        (Permanent("400"), 1, 0),
+        (RateLimited("here"), 0, 0),
+        (asyncio.CancelledError(), 0, 0),
+    ],
+)
+async def test_throttle_counts_what_was_asked_and_accepted(
+    error: BaseException | None, calls: int, refused: int
+) -> None:
+    clock = ManualClock()
+    throttle = AdaptiveThrottle("them", window_s=10.0, clock=clock)
+
+    async def work(*, raises: BaseException | None) -> str:
+        return await (fail(raises) if raises else ok())
+
+    if error is None:
+        assert await throttle.call(work, raises=None) == "fine"
+    else:
+        with pytest.raises(type(error)):
+            await throttle.call(work, raises=error)
+    assert throttle._window.totals(clock.monotonic()) == Totals(calls, refused, 0)
+    await clock.advance(10.0, turns=0)
+    assert throttle._window.totals(clock.monotonic()).calls == 0
+
+
+class Lot(Random):
+    """Draws what it is told to."""
+
+    drawn = 0.0
+
+    def random(self) -> float:
+        return self.drawn
+
+
+async def test_throttle_refuses_with_the_probability_of_its_formula() -> None:
+    clock, lot, told = ManualClock(), Lot(), list[CallRefused]()
+    throttle = AdaptiveThrottle("them", clock=clock, rng=lot, on_event=told.append)
+    for _ in range(2):
+        lot.drawn = 0.99
+        with pytest.raises(ConnectionError):
+            await throttle.call(fail)
+    assert throttle.refusal_share == 2 / 3
+    lot.drawn = 0.66
+    with pytest.raises(RateLimited) as refusal:
+        await throttle.call(ok)
+    assert (refusal.value.retry_after_s, told) == (1.0, [CallRefused("them", clock.time(), "rate_limited")])
+    assert throttle.refusal_share == 3 / 4  # What was refused here was asked for, too.
+    lot.drawn = 0.75
+    assert await throttle.call(ok) == "fine"
+    assert throttle.refusal_share == (4 - 2 * 1) / 5
+
+
+async def test_rate_limit_tells_and_passes_arguments() -> None:
+    clock, told = ManualClock(), list[CallRefused]()
+    limit = RateLimit("them", rate_per_s=4.0, clock=clock, on_event=told.append)
+    assert await limit.call(ok, value="well") == "well"
+    with pytest.raises(RateLimited, match="them takes 4 calls a second"):
+        await limit.call(ok)
+    assert told == [CallRefused("them", clock.time(), "rate_limited")]
+    with instant():
+        limit.configure(rate_per_s=4.0, burst=1, wait_s_max=60.0)
+        assert await limit.call(ok) == "fine"
+    limit.configure(rate_per_s=100.0, burst=1, wait_s_max=60.0)
+    assert limit.reserve() == pytest.approx(0.5)  # The two turns of a quarter that were used stay used.
+
+
+async def test_rate_limit_halves_when_it_is_throttled_and_recovers() -> None:
+    clock = ManualClock()
+    limit = RateLimit("them", rate_per_s=10.0, clock=clock)
+    assert limit.share == 1.0
+    with pytest.raises(Transient):
+        await limit.call(fail, Transient("busy", throttled=True))
+    assert limit.share == 0.5
+    await clock.advance(7.5, turns=0)
+    assert limit.share == pytest.approx(0.75)
+    assert limit.reserve() == 0.0  # Nobody said for how long, so nothing was held back.
+    await clock.advance(7.5, turns=0)
+    assert limit.share == 1.0
+    for _ in range(10):
+        limit.throttled()
+    assert limit.share == 0.05
+    with pytest.raises(ConnectionError):
+        await limit.call(fail)
+    assert limit.share == 0.05
+
+
+async def test_rate_limit_is_held_for_the_longest_that_was_asked() -> None:
+    clock = ManualClock()
+    limit = RateLimit("them", rate_per_s=10.0, wait_s_max=60.0, clock=clock)
+    limit.throttled(20.0)
+    limit.throttled(5.0)
+    assert limit.reserve() == 20.0
+    await clock.advance(30.0, turns=0)
+    limit.throttled(5.0)
+    assert limit.reserve() == 5.0
+
+
+async def test_a_turn_is_given_back_as_it_was_taken_and_was_never_begun() -> None:
+    clock = ManualClock()
+    limit = RateLimit("them", rate_per_s=10.0, wait_s_max=60.0, clock=clock)
+    await limit.call(ok)
+    call = asyncio.create_task(Timeout(0.05, clock=clock).call(limit.call, ok))
+    await settle()
+    limit.throttled()
+    await clock.advance(0.05)
+    error = call.exception()
+    assert isinstance(error, TimeoutExceeded)
+    assert not error.started
+    assert limit.reserve() == pytest.approx(0.05)  # What is left of the first turn, which is 0.1 s.
 
 
 async def test_rate_limit_spaces_calls_and_allows_bursts() -> None:

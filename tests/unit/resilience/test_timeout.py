@@ -48,6 +48,12 @@ async def test_it_is_never_early(timeout_s: float) -> None:
     assert time.monotonic() - began >= timeout_s
 
 
+@pytest.mark.parametrize("timeout_s", [0.02, 0.12])
+async def test_a_call_that_ended_is_cut_off_no_more(timeout_s: float) -> None:
+    assert await Timeout(timeout_s).call(ok) == "fine"
+    await asyncio.sleep(timeout_s + 0.02)  # Long enough for a timer that was left behind to ring.
+
+
 @pytest.mark.parametrize(("timeout_s", "shared"), [(0.099, 0), (0.1, 1)])
 async def test_short_ones_have_a_timer_of_their_own(timeout_s: float, shared: int) -> None:
     call = asyncio.create_task(Timeout(timeout_s).call(hang))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -57,13 +57,13 @@ class Scene:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1.0
         monkeypatch.setattr(timer, "_monotonic", lambda: self.now)
-        self.loop: Any = Loop()
-        self.wheel = Wheel(self.loop, 0)
+        self.loop = Loop()
+        self.wheel = Wheel(cast(Any, self.loop), 0)
 
     def watch(self, tick: int) -> Task:
-        task: Any = Task()
-        self.wheel.add(tick)[Watch(task)] = None
-        return task  # type: ignore[no-any-return]
+        task = Task()
+        self.wheel.add(tick)[Watch(cast(Any, task))] = None
+        return task
 
 
 def test_there_is_one_timer_for_the_first_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
