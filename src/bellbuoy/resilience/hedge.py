@@ -27,7 +27,8 @@ class Hedge:
     Args:
         delay_s: seconds to wait before another try; the 95th percentile is a good beginning.
         attempts_max: tries in all.
-        budget: bounds extra tries over all calls. When it is spent, no more are started; those that run go on.
+        budget: bounds extra tries over all calls. When it is spent, no more are started; those that run go on. A retry
+            around it can have the same one, and then counts the call for both.
         name: in events.
         clock: waits.
         on_event: told of each extra try.
@@ -58,7 +59,7 @@ class Hedge:
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `fn`, perhaps more than once at a time. Cancellation ends all tries before it passes on."""
-        if self._budget is not None:
+        if self._budget is not None and not self._budget.has_counted:
             self._budget.called()
 
         async def once() -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import ExecutionRejected, OutcomeUnknown, TimeoutExceeded
 from bellbuoy.resilience.backoff import RetrySettings, retryable
-from bellbuoy.resilience.budget import Reservation, RetryBudget
+from bellbuoy.resilience.budget import Inside, Reservation, RetryBudget
 from bellbuoy.resilience.classify import retry_after_of
 from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
 from bellbuoy.resilience.forms import around
@@ -97,7 +98,8 @@ class Retry:
         Cancellation: ends the wait or the attempt at once; an extra attempt that was not made is refunded.
         """
         if self._budget is not None:
-            self._budget.called()
+            with self._budget.counted():
+                return cast(T, await self._again(_Progress(self), None, fn, args, kwargs))
         try:
             result = await fn(*args, **kwargs)
         except Exception as error:
@@ -122,10 +124,9 @@ class Retry:
         does the waiting and survives a restart.
         """
         progress = _Progress(self, reschedule_after_s)
-        if self._budget is not None:
-            self._budget.called()
         try:
-            return cast(T, await self._again(progress, None, fn, args, kwargs))
+            with self._budget.counted() if self._budget is not None else nullcontext():
+                return cast(T, await self._again(progress, None, fn, args, kwargs))
         except _TooLong as too_long:
             return too_long.reschedule
 
@@ -164,7 +165,7 @@ class Retry:
             self._budget.called()
         try:
             while True:
-                attempt = Attempt(progress)
+                attempt = Attempt(progress, self._budget)
                 yield attempt
                 if attempt.wait_s is None:
                     return
@@ -179,7 +180,7 @@ class Retry:
             self._budget.called()
         try:
             while True:
-                attempt = Attempt(progress)
+                attempt = Attempt(progress, self._budget)
                 yield attempt
                 if attempt.wait_s is None:
                     return
@@ -230,20 +231,23 @@ class _TooLong(Exception):
 class Attempt:
     """One run of a block. `number` counts from 1; `wait_s` is set when it failed and another run will follow."""
 
-    __slots__ = ("_progress", "number", "wait_s")
+    __slots__ = ("_inside", "_progress", "number", "wait_s")
 
-    def __init__(self, progress: _Progress) -> None:
+    def __init__(self, progress: _Progress, budget: RetryBudget | None) -> None:
+        self._inside = nullcontext() if budget is None else Inside(budget)
         self._progress = progress
         self.number = progress.attempt
         self.wait_s: float | None = None
         progress.begun()
 
     def __enter__(self) -> Attempt:
+        self._inside.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        self._inside.__exit__(kind, error, traceback)
         if not isinstance(error, Exception):
             if error is None:
                 self._progress.ended()

@@ -203,6 +203,7 @@ async def test_adaptive_limit_grows_and_has_a_line() -> None:
     await settle()
     with pytest.raises(BulkheadFull, match="them"):
         await limit.call(ok)
+    assert not calls[1].done()
     await clock.advance(5.0)
     assert isinstance(calls[1].exception(), BulkheadFull)
     calls[0].cancel()
@@ -294,6 +295,8 @@ async def test_adaptive_timeout_waits_for_enough_calls_and_tells() -> None:
     await clock.advance(3.3)
     assert isinstance(call.exception(), TimeoutExceeded)
     assert [(one.name, one.started) for one in cut] == [("them", True)]
+    timeout.events.emit(cut[0])
+    assert len(cut) == 2
     assert (timeout.name, timeout._latencies.count) == ("them", 17)  # The failure says nothing of how long calls take.
 
 
