@@ -325,7 +325,8 @@ def run_tests(files: list[str], plugin: object) -> int:
         "mutation", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate), print_blob=False
     )
     settings.load_profile("mutation")
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout=0"]
+    # Nobody reads why a test failed, and no fixture of other tests is wanted.
+    options = ["-x", "-q", "--noconftest", "--assert=plain", "-p", "no:cacheprovider", "--timeout=0"]
     options += ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-c", str(ROOT / "pyproject.toml")]
     return int(pytest.main([*options, *files], plugins=[plugin]))

@@ -318,10 +318,9 @@ class _Progress:
         return None if wait_s is None else self._short(wait_s, None)
 
     def _short(self, wait_s: float, error: Exception | None) -> float:
-        """`wait_s`, unless it is longer than is to be waited here; the next attempt then is somebody else's."""
+        """`wait_s`, unless that is longer than is to be waited here: then the next attempt is somebody else's."""
         if self._reschedule_after_s is None or wait_s <= self._reschedule_after_s:
             return wait_s
-        self.refund()
         at = self._retry._clock.time() + wait_s
         raise _TooLong(Reschedule(at, wait_s, self.attempt, error)) from error
 

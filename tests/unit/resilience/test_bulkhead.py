@@ -27,6 +27,9 @@ async def test_bounds_what_runs_and_what_waits() -> None:
     with pytest.raises(BulkheadFull) as refusal:
         await bulkhead.call(ok)
     assert refusal.value.retry_after_s == 1.0
+    calls[3].cancel()
+    await settle()
+    assert (bulkhead.active, bulkhead.waiting, sum(map(len, bulkhead._queues))) == (2, 2, 2)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)

@@ -215,7 +215,7 @@ def test_the_bounds(make: Any, name: str, allowed: list[Any], refused: list[Any]
     for value in allowed:
         make(**{name: value})
     for value in refused:
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValueError, match=rf"\b{name}\b"):
             make(**{name: value})
 
 
