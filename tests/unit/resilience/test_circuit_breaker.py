@@ -702,6 +702,13 @@ async def test_without_a_ramp_it_admits_all_at_once() -> None:
     assert all(_admitted(scene) for _ in range(100))
 
 
+async def test_closed_by_hand_it_admits_all_at_once() -> None:
+    scene = Scene(ramp_s=10.0, ramp_start=0.1)
+    scene.breaker.isolate()
+    scene.breaker.close()
+    assert all(_admitted(scene) for _ in range(10))
+
+
 async def test_who_is_refused_during_a_ramp_is_told_to_come_back_soon() -> None:
     scene = Scene(ramp_s=10.0, ramp_start=0.1, success_threshold=1)
     await scene.half_open()

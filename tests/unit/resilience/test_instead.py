@@ -511,17 +511,18 @@ async def test_the_leave_to_probe_lasts_as_long_as_a_probe_may_hang_and_is_given
 
     clock = ManualClock()
     fleet = Fleet(Leasing(clock))
+    fleet.shared[0].interval_s = 3.0
     _fail(fleet.a)
     await fleet.shared[0].sync()
     assert not leases
     await fleet.clock.advance(10.0, turns=0)
     await fleet.shared[0].sync()
-    assert leases == [("them", "a", 12.0)]
+    assert leases == [("them", "a", 16.0)]
     for _ in range(2):
         fleet.a.admit().success()
     for _ in range(2):
         await fleet.shared[0].sync()
-    assert leases == [("them", "a", 12.0), ("them", "a", 0.0)]
+    assert leases == [("them", "a", 16.0), ("them", "a", 0.0)]
     _fail(fleet.a)
     await fleet.clock.advance(10.0, turns=0)
     assert _refused(fleet.a)  # It gave the leave back and has not asked for it again.

@@ -425,6 +425,9 @@ async def test_rate_limit_halves_when_it_is_throttled_and_recovers() -> None:
     for _ in range(10):
         limit.throttled()
     assert limit.share == 0.05
+    slow = RateLimit("them", rate_per_s=10.0, wait_s_max=60.0, clock=clock)
+    slow.throttled()
+    assert [slow.reserve(), slow.reserve()] == pytest.approx([0.0, 0.2])  # At half the rate a turn is twice as long.
     with pytest.raises(ConnectionError):
         await limit.call(fail)
     assert limit.share == 0.05

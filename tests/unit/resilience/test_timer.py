@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import get_ident
 from typing import Any, cast
 
 import pytest
@@ -123,6 +125,16 @@ async def test_a_shorter_timeout_after_a_longer_one_is_in_time() -> None:
     assert isinstance(longer[0].exception(), TimeoutExceeded)
     longer[1].cancel()
     await asyncio.wait(longer)
+
+
+def test_a_loop_that_moved_to_another_thread_takes_its_wheel_along() -> None:
+    loop = asyncio.new_event_loop()
+    with ThreadPoolExecutor(1) as pool:
+        wheel = pool.submit(wheel_of, loop).result()
+    assert wheel.thread != get_ident()
+    assert wheel_of(loop) is wheel
+    assert wheel.thread == get_ident()
+    loop.close()
 
 
 async def test_after_a_fork_nobody_uses_the_wheels_of_before() -> None:
