@@ -835,8 +835,41 @@ async def test_reconfigured_it_begins_and_ceases_to_mind_slow_calls() -> None:
     await slow(4)  # With the five that were fast by the numbers of their time.
     assert scene.state() is State.CLOSED
     scene.breaker.configure(strict.replace(slow_call_ratio=0.45))
-    await slow(1)
+    scene.succeed(1)
+    await slow(1)  # Five of eleven.
     assert scene.state() is State.OPEN
+
+
+async def test_slow_calls_in_a_window_of_another_length_are_counted_anew() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=2)
+    for window_s in (60.0, 20.0):
+        scene.breaker.configure(scene.breaker.settings.replace(monitoring_window_s=window_s))
+        permit = scene.breaker.admit()
+        await scene.clock.advance(1.5, turns=0)
+        permit.success()
+    assert scene.state() is State.CLOSED
+
+
+async def test_another_ratio_holds_for_what_was_counted() -> None:
+    scene = Scene(failure_ratio=0.5, minimum_calls=4)
+    scene.succeed(1)
+    scene.breaker.configure(scene.breaker.settings.replace(failure_ratio=0.9))
+    scene.fail(8)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_what_still_ran_when_it_closed_is_never_a_slow_call() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.1, minimum_calls=2)
+    running = [scene.breaker.admit() for _ in range(2)]
+    await scene.clock.advance(0.5, turns=0)
+    scene.breaker.close()
+    await scene.clock.advance(1.0, turns=0)
+    scene.succeed(3)
+    for permit in running:
+        permit.success()
+    assert scene.state() is State.CLOSED
 
 
 async def test_an_open_time_goes_on_unless_it_is_changed() -> None:
