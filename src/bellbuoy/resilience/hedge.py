@@ -80,7 +80,8 @@ class Hedge:
                 if all(one.done() for one in tries):
                     return tries[0].result()
                 if alarm is not None and alarm.done():
-                    alarm = self._another(once, tries, reserved)
+                    alarm = None
+                    self._another(once, tries, reserved)
         finally:
             try:
                 await _end([*tries, *([alarm] if alarm else [])])
@@ -95,16 +96,15 @@ class Hedge:
 
     def _another(
         self, once: Callable[[], Coroutine[Any, Any, T]], tries: list[asyncio.Task[T]], reserved: list[Reservation]
-    ) -> asyncio.Task[None] | None:
-        """Start one more try if the budget has one; returns the alarm for the next look, None when there is none."""
+    ) -> None:
+        """Start one more try if the budget has one."""
         if self._budget is not None:
             reservation = self._budget.reserve()
             if reservation is None:
-                return asyncio.create_task(self._wait())
+                return
             reserved.append(reservation)
         tries.append(asyncio.create_task(once()))
         self.events.emit(HedgeStarted(self.name, self._clock.time(), len(tries)))
-        return None
 
     async def _wait(self) -> None:
         # Without a wait at all a spent budget would be asked over and over.

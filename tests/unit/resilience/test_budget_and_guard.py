@@ -138,6 +138,7 @@ _make: dict[str, Callable[[], Policy]] = {
         ("timeout breaker", "guard odd: timeout around breaker: .* counts no cancelled call"),
         ("timeout breaker bulkhead", "counts no cancelled call"),
         ("chaos breaker", "guard odd: chaos outside other policies"),
+        ("breaker chaos timeout", "guard odd: chaos outside other policies"),
     ],
 )
 def test_orders_that_defeat_a_policy_are_warned_of(order: str, complaint: str) -> None:

@@ -927,7 +927,7 @@ async def test_decorates_both_kinds_of_functions() -> None:
     def halve(x: int) -> float:
         return 1 / x
 
-    assert (await double(4), halve(2)) == (8, 0.5)
+    assert (await double(4), halve(2), await double(x=4), halve(x=2)) == (8, 0.5, 8, 0.5)
     with pytest.raises(ZeroDivisionError):
         halve(0)
     with pytest.raises(CircuitOpen):

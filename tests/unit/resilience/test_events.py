@@ -30,8 +30,8 @@ def test_one_that_fails_keeps_no_other_from_hearing(caplog: pytest.LogCaptureFix
     heard = list[Event]()
     Events(broken, heard.append).emit(ONE)
     assert heard == [ONE]
-    assert "an event listener failed on Event(name='one', at=1.0)" in caplog.text
-    assert [record.name for record in caplog.records] == ["bellbuoy.resilience"]
+    said = [(record.name, record.getMessage()) for record in caplog.records]
+    assert said == [("bellbuoy.resilience", "an event listener failed on Event(name='one', at=1.0)")]
 
 
 async def test_a_stream_keeps_the_newest_and_ends_when_it_is_closed() -> None:

@@ -210,6 +210,18 @@ async def test_of_the_tries_that_failed_none_is_complained_of(caplog: pytest.Log
     await settle()
     await clock.advance(5.0)
     assert str(call.exception()) == "0"
+
+    async def breaks_off() -> str:
+        try:
+            await clock.sleep(60.0)
+        finally:
+            raise ConnectionError("while it was cancelled")
+
+    tries = [breaks_off, ok]
+    call = asyncio.create_task(Hedge(1.0, clock=clock).call(lambda: tries.pop(0)()))
+    await settle()
+    await clock.advance(1.0)
+    assert call.result() == "fine"
     del call
     gc.collect()
     assert not caplog.records
