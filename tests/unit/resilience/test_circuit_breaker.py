@@ -98,6 +98,16 @@ async def test_closes_after_enough_probes() -> None:
     assert scene.breaker.snapshot().failure_count == 0
 
 
+async def test_no_more_probes_run_than_are_still_needed() -> None:
+    scene = Scene(success_threshold=3)
+    await scene.half_open()
+    scene.succeed(1)
+    for _ in range(2):
+        scene.breaker.admit()
+    with pytest.raises(CircuitOpen):
+        scene.breaker.admit()
+
+
 async def test_a_failed_probe_opens_it_for_the_whole_time_again() -> None:
     scene = Scene()
     await scene.half_open()

@@ -218,11 +218,15 @@ async def test_of_the_tries_that_failed_none_is_complained_of(caplog: pytest.Log
             raise ConnectionError("while it was cancelled")
 
     tries = [breaks_off, ok]
-    call = asyncio.create_task(Hedge(1.0, clock=clock).call(lambda: tries.pop(0)()))
+
+    async def one_after_the_other() -> str:
+        return await tries.pop(0)()
+
+    hedged = asyncio.create_task(Hedge(1.0, clock=clock).call(one_after_the_other))
     await settle()
     await clock.advance(1.0)
-    assert call.result() == "fine"
-    del call
+    assert hedged.result() == "fine"
+    del call, hedged
     gc.collect()
     assert not caplog.records
 
