@@ -240,6 +240,15 @@ def test_latencies_of_the_current_and_the_last_window_count() -> None:
     assert latencies.count == 1
 
 
+@pytest.mark.parametrize(("before_s", "after_s"), [(1.0, 9.0), (9.0, 1.0)])
+def test_a_latency_of_one_window_is_not_counted_in_the_other(before_s: float, after_s: float) -> None:
+    latencies = Latencies(10.0)
+    latencies.add(0.0, before_s)
+    latencies.add(10.0, after_s)
+    assert latencies.quantile_s(0.5) < 2.0
+    assert latencies.quantile_s(0.51) >= 9.0
+
+
 def test_a_timeout_cannot_ratchet_down() -> None:
     latencies = Latencies(60.0)
     for _ in range(95):
