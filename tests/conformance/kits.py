@@ -13,7 +13,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 from unittest import mock
 
@@ -73,6 +73,10 @@ class Kit:
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
         raise NotOffered
 
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        """A breaker around functions that are not asynchronous."""
+        raise NotOffered
+
     def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
         raise NotOffered
 
@@ -104,20 +108,30 @@ class Kit:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    # Whether the kit takes the wall time, where it does, from `time.time`, which can be shifted; `datetime` cannot.
-    wall_clock_reached = True
+    # The modules of the kit that take the time from `datetime`; `time.time` is shifted for all.
+    asks_datetime: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def wall_clock_at(self, offset_s: float) -> Iterator[None]:
         """The wall clock shows another time; the monotonic one goes on."""
-        if not self.wall_clock_reached:
-            raise NotOffered
         real = time.time
 
         def shifted() -> float:
             return real() + offset_s
 
-        with mock.patch("time.time", shifted):
+        class Shifted(datetime):
+            @classmethod
+            def utcnow(cls) -> Any:
+                return datetime.now(UTC).replace(tzinfo=None) + timedelta(seconds=offset_s)
+
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> Any:
+                return datetime.now(tz) + timedelta(seconds=offset_s)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch("time.time", shifted))
+            for module in self.asks_datetime:
+                stack.enter_context(mock.patch(f"{module}.datetime", Shifted))
             yield
 
 
@@ -137,6 +151,9 @@ class Bellbuoy(Kit):
         settings = self.kit.BreakerSettings(failures, open_s, 60.0, probes, timeout_s=0.05)
         breaker = self.kit.CircuitBreaker("them", settings, clock=self.clock, classifier=judge)
         return Breaker(breaker.call, self.kit.CircuitOpen)
+
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return self.kit.CircuitBreaker("them").call_sync  # type: ignore[no-any-return]
 
     def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
         return self.kit.Timeout(timeout_s).call  # type: ignore[no-any-return]
@@ -202,6 +219,10 @@ class Nopanic(Kit):
         )
         return Breaker(_decorated(policy), self.kit.CircuitOpen)
 
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        policy = self.kit.circuit_breaker()
+        return lambda fn: policy(fn)()
+
     def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
         return _decorated(self.kit.timeout(timeout_s))
 
@@ -238,6 +259,16 @@ class Interlock(Kit):
         breaker = self.kit.CircuitBreaker(name="them", config=config, classifier=_InterlockClassifier())
         return Breaker(_through(breaker.call_async), self.kit.CircuitOpenError)
 
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return self.kit.CircuitBreaker(name="them").call  # type: ignore[no-any-return]
+
+    def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
+        async def call(fn: Call) -> Any:
+            async with self.kit.timeout(timeout_s):
+                return await fn()
+
+        return call
+
     def result_breaker(self, failures: int, bad: object) -> Breaker:
         class Judge:
             def is_failure(self, *, result: object, exception: Exception | None) -> bool:
@@ -256,6 +287,9 @@ class Pyresilience(Kit):
             failure_threshold=failures, recovery_timeout=open_s, success_threshold=probes, ignore_on=(Ignored,)
         )
         return Breaker(_shared(self.kit.resilient(circuit_breaker=config)), self.kit.CircuitOpenError)
+
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return _shared_sync(self.kit.resilient(circuit_breaker=self.kit.CircuitBreakerConfig()))
 
     def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
         return _shared(self.kit.resilient(timeout=self.kit.TimeoutConfig(seconds=timeout_s)))
@@ -285,7 +319,7 @@ class Pyresilience(Kit):
 
 class Hyx(Kit):
     name, module = "hyx", "hyx"
-    wall_clock_reached = False
+    asks_datetime = ("hyx.circuitbreaker.states",)
 
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
         kit = importlib.import_module("hyx.circuitbreaker")
@@ -347,7 +381,7 @@ class Purgatory(Kit):
 
 class Aiobreaker(Kit):
     name, module = "aiobreaker", "aiobreaker"
-    wall_clock_reached = False
+    asks_datetime = ("aiobreaker.circuitbreaker", "aiobreaker.state")
 
     def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
         breaker = self.kit.CircuitBreaker(
@@ -366,6 +400,102 @@ class Circuitbreaker(Kit):
             expected_exception=lambda kind, error: issubclass(kind, Exception) and not issubclass(kind, Ignored),
         )
         return Breaker(_shared(breaker), self.kit.CircuitBreakerError)
+
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return _shared_sync(self.kit.CircuitBreaker())
+
+
+class Pybreaker(Kit):
+    """By its context manager: its decorator takes no coroutine function, and its `call_async` is for Tornado."""
+
+    name, module = "pybreaker", "pybreaker"
+    asks_datetime = ("pybreaker",)
+
+    def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
+        breaker = self.kit.CircuitBreaker(
+            fail_max=failures, reset_timeout=open_s, success_threshold=probes, exclude=[Ignored]
+        )
+
+        async def call(fn: Call) -> Any:
+            with breaker.calling():
+                return await fn()
+
+        return Breaker(call, self.kit.CircuitBreakerError)
+
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return self.kit.CircuitBreaker().call  # type: ignore[no-any-return]
+
+
+class Aioresilience(Kit):
+    name, module = "aioresilience", "aioresilience"
+
+    def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
+        config = self.kit.CircuitConfig(
+            failure_threshold=failures,
+            recovery_timeout=open_s,
+            success_threshold=probes,
+            half_open_max_calls=probes,
+            failure_predicate=lambda error: not isinstance(error, Ignored),
+        )
+        breaker = self.kit.CircuitBreaker(name="them", config=config)
+        return Breaker(_through(breaker.call), self.kit.CircuitBreakerOpenError)
+
+    def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return _through(self.kit.TimeoutManager(self.kit.TimeoutConfig(timeout=timeout_s)).execute)
+
+    def bulkhead(self, places: int, waiting: int) -> Callable[[Call], Awaitable[Any]]:
+        config = self.kit.BulkheadConfig(max_concurrent=places, max_waiting=waiting)
+        return _through(self.kit.Bulkhead("b", config).execute)
+
+    def backoff_s(self, attempt: int) -> float:
+        # What its `execute` asks, which counts from 0; nothing public answers.
+        return float(self.kit.RetryPolicy(self.kit.RetryConfig())._calculate_delay(attempt - 1))
+
+
+class Redress(Kit):
+    name, module = "redress", "redress"
+
+    def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
+        breaker = self.kit.CircuitBreaker(failure_threshold=failures, window_s=60.0, recovery_timeout_s=open_s)
+        policy = self.kit.AsyncPolicy(circuit_breaker=breaker)
+        return Breaker(policy.call, self.kit.CircuitOpenError)
+
+    def blocking_breaker(self) -> Callable[[Callable[[], Any]], Any]:
+        return self.kit.Policy(circuit_breaker=self.kit.CircuitBreaker()).call  # type: ignore[no-any-return]
+
+    def timeout(self, timeout_s: float) -> Callable[[Call], Awaitable[Any]]:
+        return self._retry(max_attempts=1, attempt_timeout_s=timeout_s).call  # type: ignore[no-any-return]
+
+    def backoff_s(self, attempt: int) -> float:
+        # One of its exponential strategies; `decorrelated_jitter` has no exponent.
+        strategies = importlib.import_module("redress.strategies")
+        return float(strategies.equal_jitter()(attempt, self.kit.ErrorClass.TRANSIENT, None))
+
+    def result_breaker(self, failures: int, bad: object) -> Breaker:
+        retry = self._retry(
+            max_attempts=1,
+            result_classifier=lambda result: self.kit.ErrorClass.TRANSIENT if result == bad else None,
+        )
+        breaker = self.kit.CircuitBreaker(failure_threshold=failures)
+        policy = self.kit.AsyncPolicy(retry=retry, circuit_breaker=breaker)
+        return Breaker(policy.call, self.kit.CircuitOpenError)
+
+    def mistake(self) -> Exception:
+        return self.kit.PermanentError("400")  # type: ignore[no-any-return]
+
+    def budgeted(self, ratio: float, per_second_min: float) -> Callable[[Call], Awaitable[Any]]:
+        # Its budget is a number and no share: that which the share would be of the probe's hundred calls.
+        budget = self.kit.Budget(max_retries=round(ratio * 100 + per_second_min * 10.0), window_s=10.0)
+        retry = self._retry(strategy=lambda context: 1.0, budget=budget)
+        return retry.call  # type: ignore[no-any-return]
+
+    def within(self, deadline_s: float) -> Callable[[Call], Awaitable[Any]]:
+        retry = self._retry(max_attempts=20, deadline_s=deadline_s, strategy=lambda context: 0.15)
+        return retry.call  # type: ignore[no-any-return]
+
+    def _retry(self, **numbers: Any) -> Any:
+        numbers = {"strategy": lambda context: 0.0} | numbers
+        return self.kit.AsyncRetry(classifier=self.kit.default_classifier, **numbers)
 
 
 class Tenacity(Kit):
@@ -410,8 +540,8 @@ class Backoff(Kit):
 
 
 ALL: tuple[type[Kit], ...] = (
-    Bellbuoy, Nopanic, Interlock, Pyresilience, Hyx, HyxWith, Purgatory, Aiobreaker, Circuitbreaker, Tenacity,
-    Stamina, Backoff,
+    Bellbuoy, Nopanic, Interlock, Pyresilience, Hyx, HyxWith, Purgatory, Aiobreaker, Circuitbreaker, Pybreaker,
+    Aioresilience, Redress, Tenacity, Stamina, Backoff,
 )  # fmt: skip
 
 
@@ -459,3 +589,12 @@ def _shared(decorate: Callable[[Call], Call]) -> Callable[[Call], Awaitable[Any]
         return await run_guarded(fn)
 
     return call
+
+
+def _shared_sync(decorate: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[Callable[[], Any]], Any]:
+    """`_shared` for functions that are not asynchronous."""
+
+    def run(fn: Callable[[], Any]) -> Any:
+        return fn()
+
+    return decorate(run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -131,6 +132,36 @@ async def a_late_failure_does_not_reopen(kit: Kit) -> None:
     assert not await breaker.refuses(), "it opened again"
 
 
+async def a_late_success_counts_as_no_probe(kit: Kit) -> None:
+    breaker, late, gate = kit.breaker(failures=3, open_s=OPEN_S, probes=2), Gate(), Gate()
+    stragglers = [asyncio.ensure_future(breaker.call(late)) for _ in range(2)]
+    await settle()
+    await open_it(breaker)
+    await kit.wait(OPEN_S * 1.2)
+    probing = [asyncio.ensure_future(breaker.call(gate)) for _ in range(2)]
+    await settle()
+    late.succeed()
+    await finish(*stragglers)
+    gate.fail()
+    await finish(*probing)
+    assert await breaker.refuses(), "the failed probes did not open it, so it had closed"
+
+
+async def a_late_failure_counts_as_no_probe(kit: Kit) -> None:
+    breaker, late, gate = kit.breaker(failures=3, open_s=OPEN_S, probes=2), Gate(), Gate()
+    straggler = asyncio.ensure_future(breaker.call(late))
+    await settle()
+    await open_it(breaker)
+    await kit.wait(OPEN_S * 1.2)
+    probe = asyncio.ensure_future(breaker.call(gate))
+    await settle()
+    late.fail()
+    await finish(straggler)
+    gate.succeed()
+    await finish(probe)
+    assert not await breaker.refuses(), "it opened although its probe succeeded"
+
+
 async def stragglers_do_not_extend_the_wait(kit: Kit) -> None:
     breaker, gate = kit.breaker(failures=3, open_s=0.2, probes=1), Gate()
     late = [asyncio.ensure_future(breaker.call(gate)) for _ in range(3)]
@@ -215,7 +246,9 @@ async def an_ignored_outcome_does_not_close(kit: Kit) -> None:
 async def an_ignored_outcome_does_not_wedge(kit: Kit) -> None:
     breaker = await half_open(kit)
     for _ in range(5):
-        await _ignored(breaker)
+        with contextlib.suppress(Exception):
+            await _ignored(breaker)
+    await kit.wait(OPEN_S * 1.2)  # It may have opened again, as long as it does not stay so.
     await breaker.call(fine)
 
 
@@ -236,6 +269,17 @@ async def calls_run_side_by_side(kit: Kit) -> None:
     assert begun == 5, f"{begun} of 5 run"
 
 
+async def no_lock_is_held_through_a_call(kit: Kit) -> None:
+    call, ended = kit.blocking_breaker(), threading.Event()
+
+    def work() -> bool:
+        # Another thread's call while this one runs: it needs nothing but the breaker.
+        threading.Thread(target=call, args=(ended.set,), daemon=True).start()
+        return ended.wait(1.0)
+
+    assert call(work), "another thread's call waits for this one's end"
+
+
 async def an_inner_timeout_is_not_claimed(kit: Kit) -> None:
     inner = TimeoutError("inner")
 
@@ -245,7 +289,7 @@ async def an_inner_timeout_is_not_claimed(kit: Kit) -> None:
     task = asyncio.ensure_future(kit.timeout(5.0)(raises))
     await asyncio.wait([task])
     seen = task.exception()
-    assert seen is inner, f"it became {seen!r}"
+    assert seen is inner, f"it became {type(seen).__name__}"
 
 
 async def a_cancellation_wins_over_a_result(kit: Kit) -> None:
@@ -324,6 +368,8 @@ PROBES: tuple[Probe, ...] = (
     cancelled_calls_do_not_open,
     a_late_success_does_not_close,
     a_late_failure_does_not_reopen,
+    a_late_success_counts_as_no_probe,
+    a_late_failure_counts_as_no_probe,
     stragglers_do_not_extend_the_wait,
     a_probe_of_an_earlier_round_frees_no_place,
     a_straggler_from_before_frees_no_place,
@@ -332,6 +378,7 @@ PROBES: tuple[Probe, ...] = (
     an_ignored_outcome_does_not_close,
     an_ignored_outcome_does_not_wedge,
     calls_run_side_by_side,
+    no_lock_is_held_through_a_call,
     an_inner_timeout_is_not_claimed,
     a_cancellation_wins_over_a_result,
     an_earlier_cancellation_is_not_swallowed,

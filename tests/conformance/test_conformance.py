@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -159,6 +161,34 @@ class Wedging(Careless):
     ignored_frees = False
 
 
+class Unfenced(Kit):
+    """Has proper states, and asks no result which of them it is of."""
+
+    name, module = "unfenced", "asyncio"
+
+    def breaker(self, *, failures: int, open_s: float, probes: int) -> Breaker:
+        state, failed, since = "closed", 0, 0.0
+
+        async def call(fn: Call) -> Any:
+            nonlocal state, failed, since
+            if state == "open":
+                if time.monotonic() < since + open_s:
+                    raise ConnectionAbortedError
+                state = "half open"
+            try:
+                result = await fn()
+            except ConnectionError:
+                failed += 1
+                if state == "half open" or failed >= failures:
+                    state, since = "open", time.monotonic()
+                raise
+            if state == "half open":
+                state, failed = "closed", 0
+            return result
+
+        return Breaker(call, ConnectionAbortedError)
+
+
 class Locking(Kit):
     """Holds a lock through the call."""
 
@@ -173,6 +203,15 @@ class Locking(Kit):
 
         return Breaker(call, ConnectionAbortedError)
 
+    def blocking_breaker(self) -> Any:
+        lock = threading.Lock()
+
+        def call(fn: Callable[[], Any]) -> Any:
+            with lock:
+                return fn()
+
+        return call
+
 
 _CAUGHT: dict[probes.Probe, type[Kit]] = {
     probes.half_open_admits_no_more_than_its_probes: Naive,
@@ -181,6 +220,8 @@ _CAUGHT: dict[probes.Probe, type[Kit]] = {
     probes.cancelled_calls_do_not_open: Naive,
     probes.a_late_success_does_not_close: Naive,
     probes.a_late_failure_does_not_reopen: Naive,
+    probes.a_late_success_counts_as_no_probe: Unfenced,
+    probes.a_late_failure_counts_as_no_probe: Unfenced,
     probes.stragglers_do_not_extend_the_wait: Naive,
     probes.a_probe_of_an_earlier_round_frees_no_place: Careless,
     probes.a_straggler_from_before_frees_no_place: Careless,
@@ -189,6 +230,7 @@ _CAUGHT: dict[probes.Probe, type[Kit]] = {
     probes.an_ignored_outcome_does_not_close: Careless,
     probes.an_ignored_outcome_does_not_wedge: Wedging,
     probes.calls_run_side_by_side: Locking,
+    probes.no_lock_is_held_through_a_call: Locking,
     probes.an_inner_timeout_is_not_claimed: Naive,
     probes.a_cancellation_wins_over_a_result: Careless,
     probes.an_earlier_cancellation_is_not_swallowed: Careless,

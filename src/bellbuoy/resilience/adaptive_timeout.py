@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, ParamSpec, TypeVar
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import TimeoutExceeded
+from bellbuoy.resilience.events import CallTimedOut
 from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.timeout import Timeout
 
@@ -70,12 +71,14 @@ class AdaptiveTimeout:
         window_s: how long a latency counts, up to twice that.
         calls_min: calls that must be known before it adapts.
         clock: measures.
+        name: in events.
+        on_event: told of each call that was cut off.
     """
 
     kind: ClassVar[str] = "timeout"
 
-    __slots__ = ("_added", "_latencies", "_monotonic", "_timeout", "calls_min", "factor", "quantile", "timeout_s_max",
-                 "timeout_s_min")  # fmt: skip
+    __slots__ = ("_added", "_latencies", "_monotonic", "_timeout", "calls_min", "events", "factor", "name", "quantile",
+                 "timeout_s_max", "timeout_s_min")  # fmt: skip
 
     def __init__(
         self,
@@ -88,11 +91,14 @@ class AdaptiveTimeout:
         calls_min: int = 20,
         clock: Clock | None = None,
         name: str = "timeout",
+        on_event: Callable[[CallTimedOut], None] | None = None,
     ) -> None:
         if not 0 < timeout_s_min <= timeout_s_max or not 0 < quantile <= 1 or factor < 1:
             raise ValueError("it needs 0 < timeout_s_min <= timeout_s_max, a quantile in (0, 1], a factor of 1 or more")
         clock = clock or SystemClock()
-        self._timeout = Timeout(timeout_s_max, clock=clock, name=name)
+        self._timeout = Timeout(timeout_s_max, clock=clock, name=name, on_event=on_event)
+        self.name = name
+        self.events = self._timeout.events
         self._monotonic = clock.monotonic
         self._latencies = Latencies(window_s)
         self._added = 0

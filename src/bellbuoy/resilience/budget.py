@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, ClassVar, TypeAlias
 
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.resilience.window import TimeWindow
+
+# The budget that has counted the call which is going on, and the task that makes it. With the task it does not hold for
+# what somebody starts during a call and what outlives it.
+_Counted: TypeAlias = "tuple[RetryBudget, asyncio.Task[Any] | None]"
+_counted: ContextVar[_Counted | None] = ContextVar("bellbuoy_counted", default=None)
+
+
+class Inside:
+    """Inside, a hedge with the same budget knows that its call is counted already."""
+
+    __slots__ = ("_budget", "_token")
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+
+    def __enter__(self) -> None:
+        self._token: Token[_Counted | None] = _counted.set((self._budget, _this_task()))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _counted.reset(self._token)
 
 
 class Reservation:
@@ -90,6 +115,17 @@ class RetryBudget:
         """A call was made; its extra attempts are not calls."""
         self._window.add(self._monotonic(), 1, 0, 0)
 
+    def counted(self) -> Inside:
+        """`called`, and to be entered for as long as the call goes on."""
+        self.called()
+        return Inside(self)
+
+    @property
+    def has_counted(self) -> bool:
+        """Whether the call that this task is making is counted already."""
+        counted = _counted.get()
+        return counted is not None and counted[0] is self and counted[1] is _this_task()
+
     def reserve(self) -> Reservation | None:
         """Leave for one extra attempt, taken now; None when there is none."""
         now = self._monotonic()
@@ -105,3 +141,10 @@ class RetryBudget:
         # What has left the window since is not given back twice.
         if self._monotonic() - at < self._window.window_s / 2:
             self._window.add(self._monotonic(), 0, 0, -1)
+
+
+def _this_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # No event loop runs here.
+        return None

@@ -55,7 +55,6 @@ class Bulkhead:
         # It keeps the order of arrival, and a waiter who leaves takes itself out at once and leaves nothing behind.
         self._queues: tuple[OrderedDict[asyncio.Future[bool], None], ...]
         self._queues = tuple(OrderedDict() for _ in range(priorities))
-        self._limit = 0
         self.configure(concurrency_max=concurrency_max, queue_max=queue_max, wait_s_max=wait_s_max)
 
     @property
@@ -89,8 +88,8 @@ class Bulkhead:
     def resize(self, concurrency_max: int) -> None:
         """Change only the number of places."""
         self._limit = concurrency_max
-        while self._waiting and self._active < self._limit and self._grant():
-            pass
+        while self._waiting and self._active < self._limit:
+            self._grant()
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `fn` when there is a place, with the middle priority.
@@ -105,7 +104,7 @@ class Bulkhead:
         try:
             return await fn(*args, **kwargs)
         finally:
-            if self._waiting or self._active > self._limit:
+            if self._waiting:
                 self._give_back()
             else:
                 self._active -= 1
@@ -170,8 +169,8 @@ class Bulkhead:
         if self._active < self._limit:
             self._grant()
 
-    def _grant(self) -> bool:
-        """Hand a free place to who is next in line; False when nobody is."""
+    def _grant(self) -> None:
+        """Hand a free place to who is next in line, if anybody is."""
         for queue in self._queues:
             while queue:
                 place, _ = queue.popitem(last=False)
@@ -179,5 +178,4 @@ class Bulkhead:
                 if not place.done():
                     place.set_result(True)
                     self._active += 1
-                    return True
-        return False
+                    return

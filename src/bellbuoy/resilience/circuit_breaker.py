@@ -69,8 +69,8 @@ class Snapshot:
     success_count: int
     opened_at: float | None
     retry_after_s: float | None
-    admitted_share: float = 1.0
-    rounds: int = 0
+    admitted_share: float
+    rounds: int
 
 
 class Permit:
@@ -181,9 +181,7 @@ class CircuitBreaker:
         self._probes: Probes[Permit] | None = None  # While it is half open.
         self._ramp: Ramp | None = None
         self._round = 0
-        self._opened_at = self._open_s = 0.0
-        self._opened_epoch: float | None = None
-        self._plain = False
+        self._opened_at = self._opened_epoch = self._open_s = 0.0
         self._choose_path()
 
     @property
@@ -215,7 +213,7 @@ class CircuitBreaker:
             self._trip.count(now),
             self._probes.successes if self._probes else 0,
             self._opened_epoch if self._state not in (State.CLOSED, State.DISABLED) else None,
-            None if wait is None or wait == float("inf") else wait,
+            None if wait == float("inf") else wait,
             self._ramp.share(now, self._settings) if self._ramp else 1.0,
             self._round,
         )
@@ -371,9 +369,7 @@ class CircuitBreaker:
         if self._probes is not None:
             self._settle_probe(self._probes, permit, verdict)
             return
-        if self._state is not State.CLOSED:
-            return
-        slow, trip = self._slow, self._trip
+        slow, trip = self._slow, self._trip  # It is closed: in no other state does a permit count.
         if verdict is Verdict.FAIL:
             now = self._monotonic()
             opens = slow is not None and slow.ended(permit, now)
@@ -441,7 +437,6 @@ class CircuitBreaker:
             self._slow.clear()
         if state is State.CLOSED:
             self._trip.clear()
-            self._opened_epoch = None
         elif state is not State.HALF_OPEN:
             self._opened_at, self._opened_epoch = now, at
             self._open_s = self._settings.open_s(self._round, self._rng) if open_s is None else open_s

@@ -42,9 +42,14 @@ class CompositionWarning(UserWarning):
 _MISTAKES: dict[tuple[str, str], str] = {
     ("retry", "fallback"): "the fallback answers at the first failure, so the retry never sees one",
     ("breaker", "fallback"): "the fallback hides failures, so the breaker never opens",
+    ("throttle", "fallback"): "the fallback hides failures, so the throttle never sheds a call",
+    ("retry", "cache"): "the last good answer hides failures, so the retry never sees one",
+    ("breaker", "cache"): "the last good answer hides failures, so the breaker never opens",
+    ("throttle", "cache"): "the last good answer hides failures, so the throttle never sheds a call",
     ("breaker", "retry"): "the breaker sees one outcome for all attempts, and attempts go on while it should open",
     ("bulkhead", "retry"): "a call keeps its place in the bulkhead while it waits for its next attempt",
     ("retry", "retry"): "attempts multiply",
+    ("hedge", "retry"): "each try makes attempts of its own, so they multiply",
     ("cache", "fallback"): "the fallback's answer would be kept as if it were real",
 }
 
@@ -115,6 +120,8 @@ def mistakes(policies: tuple[Policy, ...]) -> list[str]:
         ]
         if outer == "timeout" and "breaker" in inside and "timeout" not in inside[inside.index("breaker") :]:
             found.append("timeout around breaker: it cancels calls that hang, and the breaker counts no cancelled call")
+    if "chaos" in kinds[:-1]:
+        found.append("chaos outside other policies: those inside never see it")
     if len({id(policy) for policy in policies}) < len(policies):
         found.append("the same policy stands in it twice")
     return found

@@ -27,7 +27,8 @@ class Hedge:
     Args:
         delay_s: seconds to wait before another try; the 95th percentile is a good beginning.
         attempts_max: tries in all.
-        budget: bounds extra tries over all calls. When it is spent, no more are started; those that run go on.
+        budget: bounds extra tries over all calls. When it is spent, no more are started; those that run go on. A retry
+            around it can have the same one, and then counts the call for both.
         name: in events.
         clock: waits.
         on_event: told of each extra try.
@@ -58,7 +59,7 @@ class Hedge:
 
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `fn`, perhaps more than once at a time. Cancellation ends all tries before it passes on."""
-        if self._budget is not None:
+        if self._budget is not None and not self._budget.has_counted:
             self._budget.called()
 
         async def once() -> T:
@@ -79,11 +80,14 @@ class Hedge:
                 if all(one.done() for one in tries):
                     return tries[0].result()
                 if alarm is not None and alarm.done():
-                    alarm = self._another(once, tries, reserved)
+                    alarm = None
+                    self._another(once, tries, reserved)
         finally:
-            await _end([*tries, *([alarm] if alarm else [])])
-            for one in reserved:
-                one.release()
+            try:
+                await _end([*tries, *([alarm] if alarm else [])])
+            finally:  # A second cancellation may end the waiting for the tries, and the budget must not bear that.
+                for one in reserved:
+                    one.release()
 
     def __call__(self, fn: F) -> F:
         """Decorate an asynchronous function."""
@@ -92,16 +96,15 @@ class Hedge:
 
     def _another(
         self, once: Callable[[], Coroutine[Any, Any, T]], tries: list[asyncio.Task[T]], reserved: list[Reservation]
-    ) -> asyncio.Task[None] | None:
-        """Start one more try if the budget has one; returns the alarm for the next look, None when there is none."""
+    ) -> None:
+        """Start one more try if the budget has one."""
         if self._budget is not None:
             reservation = self._budget.reserve()
             if reservation is None:
-                return asyncio.create_task(self._wait())
+                return
             reserved.append(reservation)
         tries.append(asyncio.create_task(once()))
         self.events.emit(HedgeStarted(self.name, self._clock.time(), len(tries)))
-        return None
 
     async def _wait(self) -> None:
         # Without a wait at all a spent budget would be asked over and over.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -13,8 +14,8 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import ExecutionRejected, OutcomeUnknown, TimeoutExceeded
 from bellbuoy.resilience.backoff import RetrySettings, retryable
-from bellbuoy.resilience.budget import Reservation, RetryBudget
-from bellbuoy.resilience.classify import Classifier, classify, retry_after_of
+from bellbuoy.resilience.budget import Inside, Reservation, RetryBudget
+from bellbuoy.resilience.classify import retry_after_of
 from bellbuoy.resilience.events import Events, RetryExhausted, RetryScheduled
 from bellbuoy.resilience.forms import around
 from bellbuoy.resilience.modes import CHANCE, is_instant
@@ -27,12 +28,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Reschedule:
-    """The next attempt belongs into a durable queue: number `attempt`, not before `at` (epoch seconds)."""
+    """The next attempt belongs into a durable queue: number `attempt`, not before `at` (epoch seconds).
+
+    `error` is what the last one raised, None when it returned what `retry_on_result` does not accept.
+    """
 
     at: float
     delay_s: float
     attempt: int
-    error: BaseException
+    error: BaseException | None
 
 
 class Retry:
@@ -47,7 +51,6 @@ class Retry:
         idempotent: False when repeating the call could do its work twice: then an attempt whose outcome is unknown is
             not repeated.
         budget: bounds extra attempts over all calls, None for no bound.
-        classifier: finds `throttled` results.
         clock, rng: time and chance.
         on_event: told of each wait and of the end.
     """
@@ -55,7 +58,7 @@ class Retry:
     kind: ClassVar[str] = "retry"
 
     __slots__ = (
-        "_budget", "_classifier", "_clock", "_idempotent", "_on_error", "_on_result", "_rng", "events", "name",
+        "_budget", "_clock", "_idempotent", "_on_error", "_on_result", "_rng", "events", "name",
         "settings",
     )  # fmt: skip
 
@@ -68,7 +71,6 @@ class Retry:
         retry_on_result: Callable[[Any], bool] | None = None,
         idempotent: bool = True,
         budget: RetryBudget | None = None,
-        classifier: Classifier = classify,
         clock: Clock | None = None,
         rng: Random | None = None,
         on_event: Callable[[RetryScheduled | RetryExhausted], None] | None = None,
@@ -80,7 +82,6 @@ class Retry:
         self._on_result = retry_on_result
         self._idempotent = idempotent
         self._budget = budget
-        self._classifier = classifier
         self._clock: Clock = clock or SystemClock()
         self._rng = rng or CHANCE
 
@@ -97,7 +98,8 @@ class Retry:
         Cancellation: ends the wait or the attempt at once; an extra attempt that was not made is refunded.
         """
         if self._budget is not None:
-            self._budget.called()
+            with self._budget.counted():
+                return cast(T, await self._again(_Progress(self), None, fn, args, kwargs))
         try:
             result = await fn(*args, **kwargs)
         except Exception as error:
@@ -122,10 +124,9 @@ class Retry:
         does the waiting and survives a restart.
         """
         progress = _Progress(self, reschedule_after_s)
-        if self._budget is not None:
-            self._budget.called()
         try:
-            return cast(T, await self._again(progress, None, fn, args, kwargs))
+            with self._budget.counted() if self._budget is not None else nullcontext():
+                return cast(T, await self._again(progress, None, fn, args, kwargs))
         except _TooLong as too_long:
             return too_long.reschedule
 
@@ -134,22 +135,21 @@ class Retry:
         progress = _Progress(self)
         if self._budget is not None:
             self._budget.called()
-        while True:
-            try:
-                result = fn(*args, **kwargs)
-            except Exception as error:
-                wait_s = progress.failed(error)
-            else:
-                wait = progress.returned(result)
-                if wait is None:
-                    return result
-                wait_s = wait
-            try:
+        try:
+            while True:
+                try:
+                    result = fn(*args, **kwargs)
+                except Exception as error:
+                    wait_s = progress.failed(error)
+                else:
+                    wait = progress.returned(result)
+                    if wait is None:
+                        return result
+                    wait_s = wait
                 _sleep_sync(wait_s)
-            except BaseException:
-                progress.refund()
-                raise
-            progress.begun()
+                progress.begun()
+        finally:
+            progress.refund()
 
     def __call__(self, fn: F) -> F:
         """Decorate a function, asynchronous or not."""
@@ -165,7 +165,7 @@ class Retry:
             self._budget.called()
         try:
             while True:
-                attempt = Attempt(progress)
+                attempt = Attempt(progress, self._budget)
                 yield attempt
                 if attempt.wait_s is None:
                     return
@@ -180,7 +180,7 @@ class Retry:
             self._budget.called()
         try:
             while True:
-                attempt = Attempt(progress)
+                attempt = Attempt(progress, self._budget)
                 yield attempt
                 if attempt.wait_s is None:
                     return
@@ -225,27 +225,29 @@ class _TooLong(Exception):
     """Carries a Reschedule out of the loop."""
 
     def __init__(self, reschedule: Reschedule) -> None:
-        super().__init__()
         self.reschedule = reschedule
 
 
 class Attempt:
     """One run of a block. `number` counts from 1; `wait_s` is set when it failed and another run will follow."""
 
-    __slots__ = ("_progress", "number", "wait_s")
+    __slots__ = ("_inside", "_progress", "number", "wait_s")
 
-    def __init__(self, progress: _Progress) -> None:
+    def __init__(self, progress: _Progress, budget: RetryBudget | None) -> None:
+        self._inside = nullcontext() if budget is None else Inside(budget)
         self._progress = progress
         self.number = progress.attempt
         self.wait_s: float | None = None
         progress.begun()
 
     def __enter__(self) -> Attempt:
+        self._inside.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        self._inside.__exit__(kind, error, traceback)
         if not isinstance(error, Exception):
             if error is None:
                 self._progress.ended()
@@ -265,7 +267,6 @@ class _Progress:
     def __init__(self, retry: Retry, reschedule_after_s: float | None = None) -> None:
         self._retry = retry
         self._reservation: Reservation | None = None
-        self._began = True
         self._earlier: str | None = None  # In words: the error itself would keep its frames alive.
         self._before_s: float | None = None
         self._reschedule_after_s = reschedule_after_s
@@ -279,7 +280,6 @@ class _Progress:
         """The attempt is over."""
         if self._reservation is not None:
             self._reservation.release()
-            self._reservation = None
 
     def refund(self) -> None:
         """Whatever ends the call: give back what is still reserved."""
@@ -288,16 +288,13 @@ class _Progress:
                 self._reservation.release()
             else:
                 self._reservation.refund()
-            self._reservation = None
 
     def failed(self, error: Exception) -> float:
         """Seconds to wait before the next attempt; raises `error` itself when there is none."""
         wait_s = self.judge(error)
         if wait_s is None:
             raise error
-        if self._reschedule_after_s is not None and wait_s > self._reschedule_after_s:
-            raise _TooLong(self.reschedule(error, wait_s)) from error
-        return wait_s
+        return self._short(wait_s, error)
 
     def judge(self, error: Exception) -> float | None:
         """Seconds to wait before the next attempt, None when this was the last."""
@@ -317,12 +314,15 @@ class _Progress:
         if judge is None or not judge(result):
             return None
         asked = getattr(result, "retry_after_s", None)
-        return self._wait(None, asked if isinstance(asked, (int, float)) else None)
+        wait_s = self._wait(None, asked if isinstance(asked, (int, float)) else None)
+        return None if wait_s is None else self._short(wait_s, None)
 
-    def reschedule(self, error: BaseException, wait_s: float) -> Reschedule:
-        """The next attempt is somebody else's; what was reserved for it is given back."""
-        self.refund()
-        return Reschedule(self._retry._clock.time() + wait_s, wait_s, self.attempt, error)
+    def _short(self, wait_s: float, error: Exception | None) -> float:
+        """`wait_s`, unless that is longer than is to be waited here: then the next attempt is somebody else's."""
+        if self._reschedule_after_s is None or wait_s <= self._reschedule_after_s:
+            return wait_s
+        at = self._retry._clock.time() + wait_s
+        raise _TooLong(Reschedule(at, wait_s, self.attempt, error)) from error
 
     def _wait(self, error: Exception | None, asked_s: float | None) -> float | None:
         retry = self._retry

@@ -153,7 +153,7 @@ class RateLimit:
     def reserve(self) -> float:
         """Take the next turn and return the seconds until it; raises RateLimited if that is too far off."""
         now = self._clock.monotonic()
-        interval = 1 / (self.rate_per_s * self.share)
+        interval = self._interval_s
         due = max(self._due, now)
         wait = max(due - (self.burst - 1) * interval, self._held_until) - now
         # The sums of many intervals carry rounding errors; a nanosecond is not worth a refusal.
@@ -162,6 +162,10 @@ class RateLimit:
             raise RateLimited(f"{self.name} takes {self.rate_per_s:g} calls a second", retry_after_s=wait)
         self._due = due + interval
         return max(0.0, wait)
+
+    @property
+    def _interval_s(self) -> float:
+        return 1 / (self.rate_per_s * self.share)
 
     def throttled(self, retry_after_s: float | None = None) -> None:
         """The other side asked for less: halve the rate, and hold calls back for as long as it said."""
@@ -178,12 +182,13 @@ class RateLimit:
 
         Cancellation: a call that is cancelled while it waits gives its turn back.
         """
+        taken_s = self._interval_s  # What the turn takes, which may have changed when it is given back.
         wait_s = self.reserve()
         if wait_s > 0 and not is_instant():
             try:
                 await self._clock.sleep(wait_s)
             except asyncio.CancelledError as error:
-                self._due -= 1 / (self.rate_per_s * self.share)
+                self._due -= taken_s
                 never_started(error)
                 raise
         try:

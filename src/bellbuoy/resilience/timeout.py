@@ -58,11 +58,9 @@ def remaining_s() -> float | None:
     return None if ambient is None else ambient.at - ambient.clock.monotonic()
 
 
-def within_deadline(limit_s: float) -> float:
-    """`limit_s`, or less where the ambient deadline comes earlier; raises DeadlineExceeded when it has passed."""
-    left_s = remaining_s()
-    if left_s is None:
-        return limit_s
+def _within(ambient: _Ambient, limit_s: float) -> float:
+    """`limit_s`, or less where the deadline comes earlier; raises DeadlineExceeded when it has passed."""
+    left_s = ambient.at - ambient.clock.monotonic()
     if left_s <= 0:
         raise DeadlineExceeded("the deadline had passed before the call could start")
     return min(limit_s, left_s)
@@ -131,8 +129,8 @@ class Timeout:
         it comes in the same moment as the limit, or came before this call.
         """
         limit_s = self.timeout_s
-        if _ambient.get() is not None:
-            limit_s = within_deadline(limit_s)
+        if (ambient := _ambient.get()) is not None:
+            limit_s = _within(ambient, limit_s)
         # Asking for the running loop takes a system call, so the one of the last call is tried first. It is the right
         # one when it is running a task in this thread.
         wheel = self._wheel

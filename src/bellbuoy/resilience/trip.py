@@ -105,7 +105,7 @@ class Ratio:
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._window = window_of(settings)
-        self._ratio = settings.failure_ratio or 1.0
+        self._ratio = _given(settings.failure_ratio)
         self._minimum = settings.minimum_calls
 
     def success(self, now: float) -> None:
@@ -123,7 +123,7 @@ class Ratio:
         self._window.clear()
 
     def configure(self, settings: BreakerSettings) -> None:
-        self._ratio = settings.failure_ratio or 1.0
+        self._ratio = _given(settings.failure_ratio)
         self._minimum = settings.minimum_calls
         self._window = same_window(self._window, settings)
 
@@ -137,12 +137,11 @@ class SlowCalls:
     __slots__ = ("_minimum", "_ratio", "_running", "_window", "slow_call_s")
 
     def __init__(self, settings: BreakerSettings) -> None:
-        assert settings.slow_call_s is not None
         self._window = window_of(settings)
         self._running: OrderedDict[object, float] = OrderedDict()  # In order of their start.
         self._ratio = settings.slow_call_ratio
         self._minimum = settings.minimum_calls
-        self.slow_call_s = settings.slow_call_s
+        self.slow_call_s = _given(settings.slow_call_s)
 
     def began(self, call: object, now: float) -> None:
         """`call` was let through."""
@@ -169,7 +168,7 @@ class SlowCalls:
             del running[call]
             self._window.add(now, 1, 0, 1)
         totals = self._window.totals(now)
-        return totals.slow > 0 and totals.calls >= self._minimum and totals.slow >= self._ratio * totals.calls
+        return totals.calls >= self._minimum and totals.slow >= self._ratio * totals.calls
 
     def clear(self) -> None:
         self._window.clear()
@@ -179,7 +178,7 @@ class SlowCalls:
         """Go by other numbers and keep what was counted."""
         self._ratio = settings.slow_call_ratio
         self._minimum = settings.minimum_calls
-        self.slow_call_s = settings.slow_call_s or self.slow_call_s
+        self.slow_call_s = _given(settings.slow_call_s)
         self._window = same_window(self._window, settings)
 
 
@@ -188,6 +187,12 @@ def trip_of(settings: BreakerSettings) -> Trip:
     if settings.failure_ratio is not None:
         return Ratio(settings)
     return Consecutive(settings) if settings.consecutive else InWindow(settings)
+
+
+def _given(number: float | None) -> float:
+    """A number without which its rule would not have been chosen."""
+    assert number is not None
+    return number
 
 
 def window_of(settings: BreakerSettings) -> Window:

@@ -46,15 +46,10 @@ class CountWindow:
         self._slow = 0
 
     def add(self, now: float, calls: int, failures: int, slow: int) -> None:
-        """Count one call; with `calls` 0 the latest is corrected, as when one counted as slow has failed as well."""
-        del now
+        """Count the call that ended; there is always one."""
+        del now, calls
         self._failures += failures
         self._slow += slow
-        if calls == 0:
-            if self._ring:
-                was = self._ring[self._next - 1]
-                self._ring[self._next - 1] = (was[0] + failures, was[1] + slow)
-            return
         if len(self._ring) < self.size:
             self._ring.append((failures, slow))
         else:

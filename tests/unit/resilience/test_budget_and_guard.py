@@ -6,6 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -13,11 +14,16 @@ import pytest
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import CircuitOpen, TimeoutExceeded
 from bellbuoy.resilience import (
+    AdaptiveThrottle,
     BreakerSettings,
     Bulkhead,
+    Chaos,
     CircuitBreaker,
     CompositionWarning,
+    Fallback,
     Guard,
+    Hedge,
+    LastGood,
     Policy,
     Retry,
     RetryBudget,
@@ -67,6 +73,7 @@ async def test_the_guard_puts_policies_in_order() -> None:
     retry = Retry(RetrySettings(jitter_factor=0.0), clock=clock, rng=Random(1))
     guard = Guard("them", retry, bulkhead, breaker, timeout)
     assert (guard.retry, guard.bulkhead, guard.breaker, guard.timeout) == (retry, bulkhead, breaker, timeout)
+    assert (guard.name, guard.policies) == ("them", (retry, bulkhead, breaker, timeout))
     assert await guard.call(ok, "x") == "x"
     call = asyncio.create_task(guard.call(hang))
     await settle()
@@ -90,6 +97,7 @@ async def test_an_open_breaker_ends_the_retrying() -> None:
 
 async def test_an_empty_guard_and_a_decorated_function() -> None:
     assert await Guard("none").call(ok, "x") == "x"
+    assert await Guard("none").call(ok, value="x") == "x"
 
     @Guard("them", Timeout(5.0))
     async def double(x: int) -> int:
@@ -99,39 +107,67 @@ async def test_an_empty_guard_and_a_decorated_function() -> None:
     assert Guard("none").breaker is None
 
 
-_clock = ManualClock()
-_policies: dict[str, Policy] = {
-    "retry": Retry(),
-    "bulkhead": Bulkhead("b", concurrency_max=1),
-    "breaker": CircuitBreaker("c"),
-    "timeout": Timeout(1.0),
+_make: dict[str, Callable[[], Policy]] = {
+    "retry": Retry,
+    "bulkhead": lambda: Bulkhead("b", concurrency_max=1),
+    "breaker": lambda: CircuitBreaker("c"),
+    "timeout": lambda: Timeout(1.0),
+    "fallback": lambda: Fallback(repr),
+    "cache": lambda: LastGood(repr, stale_s_max=1.0),
+    "throttle": lambda: AdaptiveThrottle("t"),
+    "hedge": lambda: Hedge(1.0),
+    "chaos": Chaos,
 }
 
 
 @pytest.mark.parametrize(
     ("order", "complaint"),
     [
-        ("breaker retry", "one outcome for all attempts"),
-        ("bulkhead retry", "keeps its place"),
-        ("timeout breaker", "counts no cancelled call"),
-        ("timeout timeout", "same policy"),
+        ("breaker retry", "breaker around retry: the breaker sees one outcome for all attempts"),
+        ("breaker timeout retry", "one outcome for all attempts"),
+        ("bulkhead retry", "bulkhead around retry: a call keeps its place"),
+        ("retry fallback", "retry around fallback: the fallback answers at the first failure"),
+        ("breaker fallback", "breaker around fallback: the fallback hides failures, so the breaker never opens"),
+        ("throttle fallback", "throttle around fallback: the fallback hides failures"),
+        ("retry cache", "retry around cache: the last good answer hides failures"),
+        ("breaker cache", "breaker around cache: the last good answer hides failures"),
+        ("throttle cache", "throttle around cache: the last good answer hides failures"),
+        ("cache fallback", "cache around fallback: the fallback's answer would be kept"),
+        ("retry retry", "retry around retry: attempts multiply"),
+        ("hedge retry", "hedge around retry: each try makes attempts of its own"),
+        ("timeout breaker", "guard odd: timeout around breaker: .* counts no cancelled call"),
+        ("timeout breaker bulkhead", "counts no cancelled call"),
+        ("chaos breaker", "guard odd: chaos outside other policies"),
+        ("breaker chaos timeout", "guard odd: chaos outside other policies"),
     ],
 )
 def test_orders_that_defeat_a_policy_are_warned_of(order: str, complaint: str) -> None:
-    with pytest.warns(CompositionWarning, match=complaint):
-        Guard("odd", *(_policies[name] for name in order.split()))
+    with pytest.warns(CompositionWarning, match=complaint) as found:
+        Guard("odd", *(_make[name]() for name in order.split()))
+    assert len(found) == 1
+    assert found[0].filename == __file__  # It points at who built the guard.
 
 
-def test_two_retries_multiply() -> None:
-    with pytest.warns(CompositionWarning, match="multiply"):
-        Guard("odd", Retry(), Retry())
+def test_one_policy_twice_is_warned_of() -> None:
+    timeout = Timeout(1.0)
+    with pytest.warns(CompositionWarning, match="guard odd: the same policy stands in it twice"):
+        Guard("odd", timeout, timeout)
 
 
-@pytest.mark.parametrize("order", ["retry bulkhead breaker timeout", "timeout retry bulkhead", "breaker timeout"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "fallback cache retry throttle bulkhead breaker timeout chaos",
+        "timeout retry bulkhead",
+        "breaker timeout",
+        "timeout breaker timeout",
+        "retry hedge",
+    ],
+)
 def test_orders_that_make_sense_are_not(order: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Guard("fine", *(_policies[name] for name in order.split()))
+        Guard("fine", *(_make[name]() for name in order.split()))
 
 
 async def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing() -> None:

@@ -27,10 +27,15 @@ async def test_bounds_what_runs_and_what_waits() -> None:
     with pytest.raises(BulkheadFull) as refusal:
         await bulkhead.call(ok)
     assert refusal.value.retry_after_s == 1.0
+    calls[3].cancel()
+    await settle()
+    assert (bulkhead.active, bulkhead.waiting, sum(map(len, bulkhead._queues))) == (2, 2, 2)
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert (bulkhead.active, bulkhead.waiting, bulkhead.free) == (0, 0, 2)
+    assert not any(bulkhead._queues)
+    assert len(asyncio.all_tasks()) == 1  # Nor is anybody left who would have ended their wait.
 
 
 async def test_first_come_first_served_within_a_priority() -> None:
@@ -50,6 +55,27 @@ async def test_first_come_first_served_within_a_priority() -> None:
     first.cancel()
     await asyncio.gather(*waiting)
     assert order == ["urgent", "b", "c", "d", "late"]
+
+
+async def test_a_call_without_a_priority_has_the_middle_one() -> None:
+    bulkhead, order = _bulkhead(concurrency_max=1, priorities=5), list[str]()
+    holder = asyncio.create_task(bulkhead.call(hang))
+    await settle()
+
+    async def note(*, name: str) -> None:
+        order.append(name)
+
+    waiting = [
+        asyncio.create_task(bulkhead.call_at(3, note, name="less urgent")),
+        asyncio.create_task(bulkhead.call(note, name="middle")),
+        asyncio.create_task(bulkhead.call_at(1, note, name="more urgent")),
+    ]
+    await settle()
+    holder.cancel()
+    await asyncio.gather(*waiting)
+    assert order == ["more urgent", "middle", "less urgent"]
+    await bulkhead.call(note, name="at once")
+    assert order[-1] == "at once"
 
 
 async def test_waits_no_longer_than_allowed() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,17 @@ from bellbuoy.errors import (
     TimeoutExceeded,
     Transient,
 )
-from bellbuoy.resilience import APNS, FCM, MONGODB, REDIS, BreakerSettings, CircuitBreaker, CircuitOpened, State
+from bellbuoy.resilience import (
+    APNS,
+    FCM,
+    MONGODB,
+    REDIS,
+    BreakerSettings,
+    CircuitBreaker,
+    CircuitEvent,
+    CircuitOpened,
+    State,
+)
 from bellbuoy.resilience.classify import Verdict
 from tests.unit.resilience.support import Scene, fail, hang, ok, settle
 
@@ -84,6 +96,16 @@ async def test_closes_after_enough_probes() -> None:
     assert scene.state() is State.CLOSED
     assert scene.story == ["CircuitOpened", "CircuitHalfOpened", "CircuitClosed"]
     assert scene.breaker.snapshot().failure_count == 0
+
+
+async def test_no_more_probes_run_than_are_still_needed() -> None:
+    scene = Scene(success_threshold=3)
+    await scene.half_open()
+    scene.succeed(1)
+    for _ in range(2):
+        scene.breaker.admit()
+    with pytest.raises(CircuitOpen):
+        scene.breaker.admit()
 
 
 async def test_a_failed_probe_opens_it_for_the_whole_time_again() -> None:
@@ -379,8 +401,10 @@ async def test_calls_still_running_are_slow_already() -> None:
     scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=4)
     hung = [scene.breaker.admit() for _ in range(4)]
     await scene.clock.advance(1.1, turns=0)
-    with pytest.raises(CircuitOpen):
+    with pytest.raises(CircuitOpen) as refusal:
         scene.breaker.admit()
+    assert refusal.value.retry_after_s == 10.0
+    assert scene.events == [CircuitOpened("them", 1_800_000_001.1, 0, 10.0, "slow_calls")]
     for permit in hung:
         permit.success()
     assert scene.state() is State.OPEN
@@ -442,6 +466,297 @@ def test_open_time_jitter_only_adds_and_never_overflows() -> None:
     assert 600.0 <= settings.open_s(10**6, rng) <= 720.0
 
 
+async def test_rounds_are_counted_until_it_closes() -> None:
+    scene = Scene(success_threshold=1)
+    scene.fail()
+    rounds = []
+    for _ in range(2):
+        await scene.clock.advance(10.0, turns=0)
+        scene.fail(1)
+        rounds.append(scene.breaker.snapshot().rounds)
+    scene.breaker.close()
+    assert [*rounds, scene.breaker.snapshot().rounds] == [1, 2, 0]
+
+
+async def test_open_time_jitter_is_drawn_from_the_chance_it_was_given() -> None:
+    settings = BreakerSettings(1, 10.0, recovery_jitter=0.5)
+    breaker = CircuitBreaker("them", settings, clock=ManualClock(), rng=random.Random(7))
+    breaker.admit().failure(ConnectionError())
+    assert breaker.retry_after_s == pytest.approx(settings.open_s(0, random.Random(7)))
+
+
+async def test_what_a_reader_sees_at_the_end_of_the_open_time() -> None:
+    scene = Scene()
+    scene.fail()
+    await scene.clock.advance(9.5, turns=0)
+    assert (scene.state(), scene.breaker.retry_after_s) == (State.OPEN, 0.5)
+    await scene.clock.advance(0.5, turns=0)
+    snapshot = scene.breaker.snapshot()
+    assert (snapshot.state, snapshot.retry_after_s, snapshot.success_count) == (State.HALF_OPEN, None, 0)
+    scene.breaker.isolate()
+    assert scene.breaker.retry_after_s == float("inf")
+    scene.breaker.close()
+    assert scene.breaker.retry_after_s is None
+
+
+def test_the_names_of_the_states() -> None:
+    assert [*State] == ["closed", "open", "half_open", "isolated", "disabled"]
+
+
+async def test_permits_say_whether_they_are_probes_and_until_when() -> None:
+    scene = Scene(slow_call_s=1.0)
+    assert not scene.breaker.admit().probe
+    scene.breaker.disable()
+    assert not scene.breaker.admit().probe
+    scene.breaker.close()
+    await scene.half_open()
+    probe = scene.breaker.admit()
+    now = scene.clock.monotonic()
+    assert (probe.probe, probe.started, probe.deadline) == (True, now, now + 10.0)
+    assert not Scene().breaker.admit().probe
+
+
+async def test_arguments_and_results_pass_through() -> None:
+    for scene in (Scene(), Scene(consecutive=True)):
+        assert await scene.breaker.call(ok, value="well") == "well"
+    assert Scene().breaker.call_sync(str.format, "{x}", x=1) == "1"
+
+
+async def test_blocking_calls_are_learnt_from() -> None:
+    scene = Scene(consecutive=True)
+    for ends in ("0", "0", "1", "0", "0"):
+        with contextlib.suppress(ZeroDivisionError):
+            scene.breaker.call_sync(_divide, int(ends))
+    assert scene.state() is State.CLOSED
+    with pytest.raises(ZeroDivisionError):
+        scene.breaker.call_sync(_divide, 0)
+    assert scene.state() is State.OPEN
+
+
+def _divide(by: int) -> int:
+    return 1 // by
+
+
+async def test_opened_by_hand_it_says_that_others_did() -> None:
+    scene = Scene()
+    scene.breaker.open(for_s=7.0)
+    scene.breaker.open()
+    assert scene.events == [CircuitOpened("them", 1_800_000_000.0, 0, 7.0, "shared")]
+    assert scene.breaker.retry_after_s == 10.0
+
+
+async def test_a_gate_keeps_an_open_breaker_from_probing() -> None:
+    scene = Scene()
+    scene.breaker.gate = lambda: False
+    await scene.half_open()
+    with pytest.raises(CircuitOpen) as refusal:
+        scene.breaker.admit()
+    assert refusal.value.retry_after_s == 1.0
+    scene.breaker.gate = lambda: True
+    assert scene.breaker.admit().probe
+
+
+async def test_a_hung_probe_counts_once_and_its_round_goes_on_if_that_may_be() -> None:
+    scene = Scene(success_threshold=4, close_ratio=0.8, timeout_s=2.0)
+    await scene.half_open()
+    hung = scene.breaker.admit()
+    await scene.clock.advance(4.0, turns=0)
+    scene.succeed(1)  # The hung one was given up when this one asked, and is the one that may fail.
+    hung.failure(ConnectionError())
+    assert scene.state() is State.HALF_OPEN
+    scene.succeed(3)
+    assert scene.state() is State.CLOSED
+
+
+async def test_several_hung_probes_open_it_once() -> None:
+    scene = Scene(reopen_multiplier=2.0)
+    await scene.half_open()
+    for _ in range(2):
+        scene.breaker.admit()
+    await scene.clock.advance(10.0, turns=0)
+    with pytest.raises(CircuitOpen) as refusal:
+        scene.breaker.admit()
+    assert (refusal.value.retry_after_s, scene.breaker.snapshot().rounds) == (20.0, 1)
+
+
+async def test_a_failed_probe_is_told_of_as_such() -> None:
+    scene = Scene(consecutive=True)
+    await scene.half_open()
+    scene.fail(1)
+    assert scene.events[-1] == CircuitOpened("them", 1_800_000_010.0, 4, 10.0, "probe")
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SLOW, Verdict.OK])
+async def test_a_probe_that_a_classifier_calls_slow_counts_against(verdict: Verdict) -> None:
+    clock, events = ManualClock(), list[CircuitEvent]()
+    settings = BreakerSettings(3, 10.0, success_threshold=1)
+    breaker = CircuitBreaker(
+        "them", settings, clock=clock, classifier=lambda outcome: verdict, judge_results=True, on_event=events.append
+    )
+    breaker.open()
+    await clock.advance(10.0, turns=0)
+    await breaker.call(ok)
+    last = events[-1]
+    if verdict is Verdict.OK:
+        assert breaker.state is State.CLOSED
+    else:
+        assert isinstance(last, CircuitOpened)
+        assert last.reason == "slow_calls"
+
+
+async def test_a_probe_as_slow_as_is_allowed_counts_for() -> None:
+    scene = Scene(slow_call_s=1.0, success_threshold=1)
+    await scene.half_open()
+    probe = scene.breaker.admit()
+    await scene.clock.advance(1.0, turns=0)
+    probe.success()
+    assert scene.state() is State.CLOSED
+
+
+async def test_a_classifier_can_call_a_fast_call_slow() -> None:
+    settings = BreakerSettings(slow_call_s=60.0, minimum_calls=3)
+    breaker = CircuitBreaker("them", settings, classifier=lambda outcome: Verdict.SLOW, judge_results=True)
+    for _ in range(3):
+        await breaker.call(ok)
+    assert breaker.state is State.OPEN
+
+
+async def test_failures_that_are_slow_count_as_slow_calls_too() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=1.0, minimum_calls=2, failure_threshold=10)
+    permits = [scene.breaker.admit() for _ in range(2)]
+    await scene.clock.advance(2.0, turns=0)
+    for permit in permits:
+        permit.failure(ConnectionError())
+    assert scene.state() is State.OPEN
+    last = scene.events[-1]
+    assert isinstance(last, CircuitOpened)
+    assert (last.reason, last.failure_count) == ("slow_calls", 1)
+
+
+async def test_failures_that_are_fast_are_no_slow_calls() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=2, failure_threshold=10)
+    scene.fail(5)
+    assert scene.state() is State.CLOSED
+
+
+async def test_calls_as_slow_as_is_allowed_are_not_slow() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.1, minimum_calls=2)
+    for _ in range(3):
+        permits = [scene.breaker.admit() for _ in range(2)]
+        await scene.clock.advance(1.0, turns=0)
+        permits[0].success()
+        scene.breaker.admit().success()
+        permits[1].success()
+    assert scene.state() is State.CLOSED
+
+
+@pytest.mark.parametrize("rule", [{}, {"consecutive": True}, {"failure_ratio": 0.5, "minimum_calls": 3}])
+async def test_failures_before_it_closed_count_no_more(rule: dict[str, Any]) -> None:
+    scene = Scene(**rule)
+    scene.fail(2)
+    assert scene.breaker.snapshot().failure_count == 2
+    scene.breaker.close()
+    assert scene.breaker.snapshot().failure_count == 0
+    scene.fail(2)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ({"consecutive": True}, {"failure_threshold": 4}),
+        ({"failure_ratio": 0.5, "minimum_calls": 3}, {"minimum_calls": 4}),
+        ({"failure_ratio": 0.5, "minimum_calls": 2, "window_calls": 6}, {"failure_ratio": 0.8, "minimum_calls": 4}),
+    ],
+)
+async def test_reconfigured_within_a_rule_it_keeps_the_count(rule: dict[str, Any], change: dict[str, Any]) -> None:
+    scene = Scene(**rule)
+    scene.fail(1)
+    scene.breaker.configure(scene.breaker.settings.replace(**change))
+    scene.fail(2)
+    assert (scene.state(), scene.breaker.snapshot().failure_count) == (State.CLOSED, 3)
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_what_was_slow_before_it_closed_counts_no_more() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.3, minimum_calls=3)
+    slow = [scene.breaker.admit() for _ in range(2)]
+    await scene.clock.advance(1.5, turns=0)
+    slow[0].success()
+    scene.breaker.close()
+    scene.succeed(2)
+    assert scene.state() is State.CLOSED
+
+
+async def test_each_new_state_makes_permits_void() -> None:
+    scene = Scene()
+    permit = scene.breaker.admit()
+    for _ in range(2):
+        scene.breaker.isolate()
+        scene.breaker.close()
+    permit.failure(ConnectionError())
+    assert scene.breaker.snapshot().failure_count == 0
+    assert scene.story == ["CircuitIsolated", "CircuitClosed"] * 2
+    scene.breaker.close()
+    assert len(scene.events) == 4  # It was closed already.
+
+
+async def test_without_a_ramp_it_admits_all_at_once() -> None:
+    scene = Scene(success_threshold=1)
+    await scene.half_open()
+    scene.succeed(1)
+    assert scene.breaker._ramp is None
+    assert all(_admitted(scene) for _ in range(100))
+
+
+async def test_closed_by_hand_it_admits_all_at_once() -> None:
+    scene = Scene(ramp_s=10.0, ramp_start=0.1)
+    scene.breaker.isolate()
+    scene.breaker.close()
+    assert all(_admitted(scene) for _ in range(10))
+
+
+async def test_who_is_refused_during_a_ramp_is_told_to_come_back_soon() -> None:
+    scene = Scene(ramp_s=10.0, ramp_start=0.1, success_threshold=1)
+    await scene.half_open()
+    scene.succeed(1)
+    assert _admitted(scene)
+    with pytest.raises(CircuitOpen, match="coming back") as refusal:
+        scene.breaker.admit()
+    assert refusal.value.retry_after_s == 1.0
+    assert scene.breaker.snapshot().admitted_share == pytest.approx(0.1)
+    await scene.clock.advance(10.0, turns=0)
+    assert _admitted(scene)
+    assert scene.breaker._ramp is None
+
+
+async def test_the_ramps_share_is_counted_out() -> None:
+    scene = Scene(ramp_s=10.0, ramp_start=0.5, success_threshold=1)
+    await scene.half_open()
+    scene.succeed(1)
+    assert [_admitted(scene) for _ in range(6)] == [True, True, False, True, False, True]
+    await scene.clock.advance(20.0, turns=0)
+    assert scene.breaker.snapshot().admitted_share == 1.0
+
+
+async def test_a_ramp_can_be_short_and_be_ended() -> None:
+    scene = Scene(ramp_s=0.5, ramp_start=0.1, success_threshold=1)
+    await scene.half_open()
+    scene.succeed(1)
+    await scene.clock.advance(0.25, turns=0)
+    assert scene.breaker.snapshot().admitted_share == pytest.approx(0.55)
+    scene.breaker.configure(scene.breaker.settings.replace(ramp_s=0.0))
+    assert all(_admitted(scene) for _ in range(10))
+
+
+def test_open_time_grows_by_powers() -> None:
+    settings = BreakerSettings(recovery_timeout_s=10.0, reopen_multiplier=3.0, recovery_timeout_s_max=500.0)
+    assert [settings.open_s(n, random.Random(1)) for n in range(5)] == pytest.approx([10, 30, 90, 270, 500])
+
+
 async def test_recovery_is_ramped() -> None:
     scene = Scene(ramp_s=10.0, ramp_start=0.1, success_threshold=1)
     await scene.half_open()
@@ -488,6 +803,116 @@ async def test_reconfigured_it_keeps_what_it_knows() -> None:
     assert scene.breaker.retry_after_s == 30.0
     scene.breaker.configure(scene.breaker.settings.replace(failure_ratio=0.5, slow_call_s=1.0))
     assert scene.state() is State.OPEN
+    assert scene.breaker.settings.failure_ratio == 0.5
+
+
+async def test_reconfigured_it_goes_by_another_rule() -> None:
+    scene = Scene()
+    scene.fail(2)
+    scene.breaker.configure(scene.breaker.settings.replace(consecutive=True))
+    scene.fail(2)
+    assert await scene.breaker.call(ok) == "fine"  # Successes matter now.
+    scene.fail(2)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_reconfigured_it_begins_and_ceases_to_mind_slow_calls() -> None:
+    scene = Scene()
+    settings = scene.breaker.settings
+    strict = settings.replace(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=2)
+
+    async def slow(times: int) -> None:
+        permits = [scene.breaker.admit() for _ in range(times)]
+        await scene.clock.advance(1.5, turns=0)
+        for permit in permits:
+            permit.success()
+
+    await slow(5)
+    scene.breaker.configure(strict)
+    await slow(1)
+    scene.breaker.configure(strict.replace(slow_call_s=1.2, minimum_calls=3))
+    await slow(1)
+    assert scene.state() is State.CLOSED
+    scene.breaker.configure(settings)
+    await slow(5)
+    assert scene.state() is State.CLOSED
+    scene.breaker.configure(strict.replace(slow_call_s=2.0))
+    await slow(5)
+    assert scene.state() is State.CLOSED
+    scene.breaker.configure(strict)
+    await slow(4)  # With the five that were fast by the numbers of their time.
+    assert scene.state() is State.CLOSED
+    scene.breaker.configure(strict.replace(slow_call_ratio=0.45))
+    scene.succeed(1)
+    await slow(1)  # Five of eleven.
+    assert scene.state() is State.OPEN
+
+
+async def test_slow_calls_in_a_window_of_another_length_are_counted_anew() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.5, minimum_calls=2)
+    for window_s in (60.0, 20.0):
+        scene.breaker.configure(scene.breaker.settings.replace(monitoring_window_s=window_s))
+        permit = scene.breaker.admit()
+        await scene.clock.advance(1.5, turns=0)
+        permit.success()
+    assert scene.state() is State.CLOSED
+
+
+async def test_another_ratio_holds_for_what_was_counted() -> None:
+    scene = Scene(failure_ratio=0.5, minimum_calls=4)
+    scene.succeed(1)
+    scene.breaker.configure(scene.breaker.settings.replace(failure_ratio=0.9))
+    scene.fail(8)
+    assert scene.state() is State.CLOSED
+    scene.fail(1)
+    assert scene.state() is State.OPEN
+
+
+async def test_what_still_ran_when_it_closed_is_never_a_slow_call() -> None:
+    scene = Scene(slow_call_s=1.0, slow_call_ratio=0.1, minimum_calls=2)
+    running = [scene.breaker.admit() for _ in range(2)]
+    await scene.clock.advance(0.5, turns=0)
+    scene.breaker.close()
+    await scene.clock.advance(1.0, turns=0)
+    scene.succeed(3)
+    for permit in running:
+        permit.success()
+    assert scene.state() is State.CLOSED
+
+
+async def test_an_open_time_goes_on_unless_it_is_changed() -> None:
+    scene = Scene()
+    scene.breaker.open(for_s=99.0)
+    scene.breaker.configure(scene.breaker.settings.replace(failure_threshold=9))
+    assert scene.breaker.retry_after_s == 99.0
+    scene.breaker.close()
+    scene.breaker.configure(scene.breaker.settings.replace(recovery_timeout_s=30.0))
+    assert scene.breaker.retry_after_s is None
+    scene.fail(9)
+    assert scene.breaker.retry_after_s == 30.0
+
+
+@pytest.mark.parametrize("change", [{"monitoring_window_s": 20.0}, {"failure_ratio": 0.5}, {"window_calls": 3}])
+async def test_a_reconfigured_window_is_the_one_that_counts(change: dict[str, float]) -> None:
+    scene = Scene(minimum_calls=3, failure_ratio=1.0)
+    scene.fail(2)
+    scene.breaker.configure(scene.breaker.settings.replace(**change))
+    kept = "failure_ratio" in change  # Of a window of another size nothing is kept.
+    assert scene.breaker.snapshot().failure_count == (2 if kept else 0)
+    await scene.clock.advance(30.0, turns=0)
+    scene.fail(1)
+    assert scene.state() is (State.OPEN if kept else State.CLOSED)
+
+
+async def test_a_narrower_window_of_failures_forgets_at_once() -> None:
+    scene = Scene()
+    scene.fail(2)
+    await scene.clock.advance(30.0, turns=0)
+    scene.breaker.configure(scene.breaker.settings.replace(monitoring_window_s=20.0))
+    scene.fail(1)
+    assert (scene.state(), scene.breaker.snapshot().failure_count) == (State.CLOSED, 1)
 
 
 async def test_results_can_be_bad() -> None:
@@ -512,7 +937,7 @@ async def test_decorates_both_kinds_of_functions() -> None:
     def halve(x: int) -> float:
         return 1 / x
 
-    assert (await double(4), halve(2)) == (8, 0.5)
+    assert (await double(4), halve(2), await double(x=4), halve(x=2)) == (8, 0.5, 8, 0.5)
     with pytest.raises(ZeroDivisionError):
         halve(0)
     with pytest.raises(CircuitOpen):

@@ -39,6 +39,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (DOCS / target).exists(), target
 
 
+@pytest.mark.parametrize(
+    "page", ["guard", "circuit-breaker", "retry", "timeout", "bulkhead", "rate", "fallback", "shared-state", "testing"]
+)
+def test_pages_of_policies_have_a_diagram_and_say_when_not_to_use_them(page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text()
+    assert "```mermaid\n" in text
+    assert "## When not to use" in text
+
+
 @pytest.mark.parametrize("name", resilience.__all__)
 def test_public_names_exist_and_say_what_they_are(name: str) -> None:
     thing = getattr(resilience, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -21,6 +22,8 @@ from bellbuoy.resilience import (
     Bulkhead,
     Chaos,
     CircuitBreaker,
+    CircuitOpened,
+    Events,
     Fallback,
     Gradient,
     Hedge,
@@ -35,7 +38,7 @@ from bellbuoy.resilience import (
 from bellbuoy.resilience.window import CountWindow, TimeWindow
 
 
-def _numbers(kind: type) -> dict[str, Any]:
+def _numbers(kind: Callable[..., Any]) -> dict[str, Any]:
     plain = (int, float, str)
     return {
         name: one.default for name, one in inspect.signature(kind).parameters.items() if isinstance(one.default, plain)
@@ -63,6 +66,7 @@ def _numbers(kind: type) -> dict[str, Any]:
             {"failure_share": 0.0, "loss_share": 0.0, "delay_share": 0.0, "delay_s": 0.0, "hang_share": 0.0,
              "enabled": True},
         ),
+        (CircuitOpened, {"reason": "failures", "shadow": False}),
         (Fallback, {"name": "fallback"}),
         (LastGood, {"fresh_s": 0.0, "size_max": 10_000, "name": "last good"}),
         (Hedge, {"attempts_max": 2, "name": "hedge"}),
@@ -70,6 +74,9 @@ def _numbers(kind: type) -> dict[str, Any]:
         (SharedBreaker, {"interval_s": 1.0, "timeout_s": 0.5, "probing": True}),
         (Timeout, {"name": "timeout"}),
         (TimeWindow, {"buckets": 20}),
+        (CircuitBreaker.stream, {"keep_max": 1_000}),
+        (CircuitBreaker.open, {"reason": "shared"}),
+        (Events.stream, {"keep_max": 1_000}),
         (
             RetrySettings,
             {"max_attempts": 3, "initial_delay_s": 1.0, "max_delay_s": 30.0, "backoff_multiplier": 2.0,
@@ -84,7 +91,7 @@ def _numbers(kind: type) -> dict[str, Any]:
         ),
     ],
 )  # fmt: skip
-def test_the_defaults(kind: type, defaults: dict[str, Any]) -> None:
+def test_the_defaults(kind: Callable[..., Any], defaults: dict[str, Any]) -> None:
     assert _numbers(kind) == defaults
 
 
@@ -172,6 +179,9 @@ def _throttle(**numbers: Any) -> AdaptiveThrottle:
         (Aimd, "limit_min", [1, 10], [0, 11]),
         (Aimd, "limit_max", [10], [9]),
         (Aimd, "decrease", [0.01, 0.99], [0.0, 1.0]),
+        (Gradient, "initial", [1, 200], [0, 201]),
+        (Gradient, "limit_min", [1, 20], [0, 21]),
+        (Gradient, "limit_max", [20], [19]),
         (Gradient, "tolerance", [1.0, 1.01], [0.99]),
         (Gradient, "smoothing", [0.01, 1.0], [0.0, 1.01]),
         (Gradient, "inflation_max", [1.0, 1.01], [0.99]),
@@ -207,7 +217,7 @@ def test_the_bounds(make: Any, name: str, allowed: list[Any], refused: list[Any]
     for value in allowed:
         make(**{name: value})
     for value in refused:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=rf"\b{name}\b"):
             make(**{name: value})
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -24,7 +26,7 @@ async def test_cuts_off_what_takes_too_long() -> None:
     await clock.advance(0.1)
     error = call.exception()
     assert isinstance(error, TimeoutExceeded)
-    assert (error.started, call.cancelling()) == (True, 0)
+    assert (str(error), error.started, call.cancelling()) == ("no answer within 5.0 s", True, 0)
     assert events == [CallTimedOut("t", clock.time(), 5.0, True)]
 
 
@@ -36,6 +38,69 @@ async def test_on_the_real_clock(timeout_s: float) -> None:
     assert task is not None
     assert task.cancelling() == 0
     assert wheel_of(asyncio.get_running_loop()).watching == 0
+
+
+@pytest.mark.parametrize("timeout_s", [0.02, 0.1, 0.11])
+async def test_it_is_never_early(timeout_s: float) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutExceeded):
+        await Timeout(timeout_s).call(hang)
+    assert time.monotonic() - began >= timeout_s
+
+
+@pytest.mark.parametrize("timeout_s", [0.02, 0.12])
+async def test_a_call_that_ended_is_cut_off_no_more(timeout_s: float) -> None:
+    assert await Timeout(timeout_s).call(ok) == "fine"
+    await asyncio.sleep(timeout_s + 0.02)  # Long enough for a timer that was left behind to ring.
+
+
+@pytest.mark.parametrize(("timeout_s", "shared"), [(0.099, 0), (0.1, 1)])
+async def test_short_ones_have_a_timer_of_their_own(timeout_s: float, shared: int) -> None:
+    call = asyncio.create_task(Timeout(timeout_s).call(hang))
+    await asyncio.sleep(0)
+    assert wheel_of(asyncio.get_running_loop()).watching == shared
+    call.cancel()
+    await settle()
+
+
+async def test_it_is_set_for_the_next_hundredth_of_a_second() -> None:
+    earliest = time.monotonic() + 30.0
+    call = asyncio.create_task(Timeout(30.0).call(hang))
+    await asyncio.sleep(0)
+    latest = time.monotonic() + 30.0
+    (tick,) = (tick for tick, watches in wheel_of(asyncio.get_running_loop()).buckets.items() if watches)
+    assert earliest < tick / 100 <= latest + 0.01
+    call.cancel()
+    await settle()
+
+
+async def test_an_earlier_request_to_cancel_stays_on_the_task() -> None:
+    clock = ManualClock()
+
+    async def work() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # It was served, and is still owed to whoever asked for it.
+        with pytest.raises(TimeoutExceeded):
+            await Timeout(1.0, clock=clock).call(hang)
+        return task.cancelling()
+
+    task = asyncio.create_task(work())
+    await settle()
+    await clock.advance(1.0)
+    assert await task == 1
+
+
+async def test_a_deadline_of_less_than_a_second_is_one() -> None:
+    clock = ManualClock()
+    with deadline(0.5, clock=clock):
+        assert await Timeout(5.0, clock=clock).call(ok) == "fine"
+        call = asyncio.create_task(Timeout(5.0, clock=clock).call(hang))
+        await settle()
+    await clock.advance(0.5)
+    assert isinstance(call.exception(), TimeoutExceeded)
 
 
 async def test_returns_and_raises_what_the_call_does() -> None:
@@ -166,7 +231,7 @@ async def test_says_when_the_call_never_began() -> None:
     await clock.advance(1.0)
     error = call.exception()
     assert isinstance(error, TimeoutExceeded)
-    assert not error.started
+    assert (str(error), error.started) == ("not admitted within 1.0 s", False)
     assert bulkhead.waiting == 0
     holder.cancel()
     await settle()
