@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# The C library's own; others than glibc have no such call.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -29,6 +33,12 @@ class LinuxHost:
     def memory_ratio(self) -> float | None:
         ratios = [used / limit for used, limit in self._memory() if limit > 0]
         return max(ratios, default=None)
+
+    def give_back_memory(self) -> None:
+        """Collect garbage, and give what that frees back to the system, which an allocator otherwise keeps."""
+        gc.collect()
+        if _TRIM is not None:
+            _TRIM(0)
 
     def disk_free_bytes(self) -> int | None:
         try:

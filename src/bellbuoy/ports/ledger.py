@@ -373,6 +373,10 @@ class Ledger(NotificationLedger, DeadLetterLedger, Registry, KeyStore, Protocol)
         """
         ...
 
+    async def shrink(self) -> None:
+        """Give back memory in this process that can be had again. Raises Unavailable."""
+        ...
+
     async def reconnect(self) -> None:
         """Let go of every connection and begin anew; calls under way end as if the store had gone away.
 

@@ -50,6 +50,10 @@ class Host(Protocol):
         """The memory in use as a share of what this process may use, whichever limit is nearest."""
         ...
 
+    def give_back_memory(self) -> None:
+        """Collect garbage, and give back to the system what nobody uses; takes some milliseconds."""
+        ...
+
     def disk_free_bytes(self) -> int | None:
         """Bytes that can still be written to the data directory's disk."""
         ...

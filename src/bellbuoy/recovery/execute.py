@@ -295,4 +295,5 @@ class StoredSagaLog:
 
 
 def _reports(state: SagaState) -> list[StepReport]:
-    return [StepReport(one.name, one.status, one.error) for one in state.steps]
+    # That the step which failed was taken back too is of no interest beside its failure.
+    return [StepReport(one.name, "failed" if one.error else one.status, one.error) for one in state.steps]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping
 
@@ -27,12 +26,21 @@ class Controls:
         monitor: knows the modes.
         lanes: the providers.
         drop_caches: forgets what can be had again.
+        give_back_memory: collects garbage, and gives back what that frees.
     """
 
-    def __init__(self, monitor: Monitor, lanes: Mapping[str, Lane], *, drop_caches: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        lanes: Mapping[str, Lane],
+        *,
+        drop_caches: Callable[[], None],
+        give_back_memory: Callable[[], None],
+    ) -> None:
         self._monitor = monitor
         self._lanes = lanes
         self._drop_caches = drop_caches
+        self._give_back_memory = give_back_memory
         self._breakers: dict[str, BreakerSettings] = {name: lane.breaker.settings for name, lane in lanes.items()}
         self._places = {name: lane.bulkhead.concurrency_max for name, lane in lanes.items()}
         self._tuning = Tuning()
@@ -59,7 +67,7 @@ class Controls:
         self.header = ", ".join(self._monitor.modes).encode() or None
         if "drop_caches" in modes and "drop_caches" not in before.modes:
             self._drop_caches()
-            gc.collect()
+            self._give_back_memory()
         opened = self.circumstances.diverting, self.circumstances.opened
         if self._worker is not None and any(opened) and opened != (before.diverting, before.opened):
             self._worker[2].sweep("fcm")  # What waits for FCM has another way now.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bellbuoy.clock import Clock
@@ -161,10 +160,12 @@ class Repairs:
     # Memory.
 
     async def _collect(self, incident: Incident) -> None:
-        gc.collect()
+        self._host.give_back_memory()
 
     async def _clear_caches(self, incident: Incident) -> None:
         self._stores.drop_caches()
+        await self._stores.store.shrink()
+        self._host.give_back_memory()
 
     async def _restart_workers(self, incident: Incident) -> None:
         # The name keeps the process that takes this plan over from its predecessor from being replaced as well.

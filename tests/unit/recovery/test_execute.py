@@ -153,7 +153,7 @@ async def test_after_three_failed_attempts_a_human_is_told_once_and_told_when_it
     assert (one.status, one.attempts, one.next_at) == ("exhausted", 3, None)
     assert [(step.name, step.status, step.error) for step in one.steps] == [
         ("first", "undone", None),
-        ("second", "undone", "store_unavailable"),
+        ("second", "failed", "store_unavailable"),
     ]
     assert world.told == [(one.id, "trigger")]
     assert len(world.events("recovery_failed")) == 3

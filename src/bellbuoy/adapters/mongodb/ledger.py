@@ -49,6 +49,9 @@ class MongoLedger(Leases, DeadLetters, Accounts, Registry, Keys, Retention):
         """
         return await self._db.examine(fix=fix)
 
+    async def shrink(self) -> None:
+        """Nothing: it keeps nothing here."""
+
     async def reconnect(self) -> None:
         """Begin with new connections."""
         self._db.reconnect()

@@ -140,6 +140,12 @@ class Database:
             return run()
         return await asyncio.get_running_loop().run_in_executor(pool, run)
 
+    async def shrink(self) -> None:
+        """Empty the page caches of all connections. Raises Unavailable."""
+        for scan in (False, True):
+            await self.read(lambda connection: connection.execute("PRAGMA shrink_memory").fetchall(), scan=scan)
+        await self.write(lambda connection: connection.execute("PRAGMA shrink_memory").fetchall())
+
     async def reopen(self) -> None:
         """Let go of the file and open it anew, each connection when its own thread does nothing else.
 

@@ -49,6 +49,10 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
         await self._db.write(put)
         await self._db.read(get)
 
+    async def shrink(self) -> None:
+        """Empty SQLite's page caches."""
+        await self._db.shrink()
+
     async def reconnect(self) -> None:
         """Open the file anew; raises Full or Unavailable when that fails."""
         await self._db.reopen()
