@@ -39,7 +39,7 @@ def message(name: str) -> Message:
 
 
 def make(name: str, wiring: dict[str, dict[str, Any]]) -> Provider:
-    own = dict(wiring["providers"][name])
+    own = {key: value for key, value in wiring["providers"][name].items() if key != "probe_interval_s"}
     ca_file = wiring["tls"]["ca_file"]
     clock = SystemClock()
     if name == "smtp":

@@ -91,6 +91,7 @@ class Server:
         self.log = self.data_dir.parent / f"{self.data_dir.name}.log"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
         environment |= {} if self.no_key else {"BELLBUOY_BOOTSTRAP_KEY": KEY}
+        environment["PYTHONFAULTHANDLER"] = "1"  # A process that dies in native code says where.
         environment |= self.env
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
