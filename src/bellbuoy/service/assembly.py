@@ -285,11 +285,18 @@ def _lane(
     concurrency = getattr(settings.providers, name).concurrency_max
     # One provider that hangs may fill less than half of what a worker has in hand, so the others go on.
     queue_max = settings.delivery.in_hand_max * 2 // 5
+    # As long as nearly all attempts take and a margin, never more than the breaker's own number.
+    timeout = resilience.AdaptiveTimeout(
+        timeout_s_min=min(getattr(settings.providers, name).timeout_min_s, numbers.timeout_s),
+        timeout_s_max=numbers.timeout_s,
+        clock=clock,
+        name=name,
+    )
     return Lane(
         provider,
         bulkhead=resilience.Bulkhead(name, concurrency_max=concurrency, queue_max=queue_max, wait_s_max=30.0),
         breaker=breaker,
-        guard=resilience.Guard(name, breaker, resilience.Timeout(numbers.timeout_s)),
+        guard=resilience.Guard(name, breaker, timeout),
         purge=PurgeGuard(
             name,
             clock=clock,

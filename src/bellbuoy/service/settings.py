@@ -154,6 +154,8 @@ class Fcm(Section):
     credentials_file: Path | None = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
+    # Google asks for at least 10 s, so that it adapts only where the timeout is longer.
+    timeout_min_s: Seconds = 10.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
     rate_per_s: Rate = None
 
@@ -169,6 +171,7 @@ class Apns(Section):
     server_error_wait_s: Annotated[float, Field(ge=0)] = 900.0
     # Apple slows down who makes many errors, and its probe is one, so it is asked seldom; traffic tells at once.
     probe_interval_s: Interval = 30.0
+    timeout_min_s: Seconds = 5.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
     rate_per_s: Rate = None
 
@@ -180,6 +183,7 @@ class Smtp(Section):
     sender: Annotated[str | None, Field(alias="from")] = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
+    timeout_min_s: Seconds = 10.0
     concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
     rate_per_s: Rate = None
 
@@ -191,6 +195,7 @@ class Sms(Section):
     sender: Annotated[str | None, Field(alias="from")] = None
     server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
     probe_interval_s: Interval = 0.5
+    timeout_min_s: Seconds = 5.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
     rate_per_s: Rate = None
 
