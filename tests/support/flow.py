@@ -37,6 +37,7 @@ class ScriptedProvider:
         self.name: ProviderName = name
         self.sent: list[Message] = []
         self.script: Script = lambda message: Receipt(200, "m-1")
+        self.probe_error: Exception | None = None
 
     async def send(self, message: Message) -> Receipt:
         self.sent.append(message)
@@ -52,7 +53,9 @@ class ScriptedProvider:
         """Nothing is kept."""
 
     async def probe(self) -> None:
-        """Always well."""
+        """Well, unless it is told otherwise."""
+        if self.probe_error is not None:
+            raise self.probe_error
 
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -112,7 +112,7 @@ def build(
         for p in providers(settings, clock=clock, rng=rng)
     }
     host = LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb))
-    vitals = build_vitals(settings, stores, lanes, host=host, flags=frozenset, clock=clock, telemetry=telemetry)
+    vitals = build_vitals(owner, settings, stores, lanes, host=host, flags=frozenset, clock=clock, telemetry=telemetry)
     loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals}
     loops |= {f"share-{type(one).__name__}": one for one in stores.sharing}
     if stores.cache.watched is not None:

@@ -16,6 +16,7 @@ from bellbuoy.health.pins import Pins
 from bellbuoy.health.probes import Probe, ProbeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.operations import Host
+from bellbuoy.ports.shared import Announcements
 from bellbuoy.resilience import CircuitBreaker
 from bellbuoy.service.controls import Controls
 from bellbuoy.service.settings import Settings
@@ -23,6 +24,9 @@ from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 
 BACKLOG_EVERY_S = 2.0
+ANNOUNCE_S = 5.0
+"""Seconds between two announcements of modes that have not changed."""
+
 PROVIDER_SILENT_S = 1.4
 """A provider across the internet may take longer than a store next door."""
 
@@ -42,6 +46,8 @@ class Vitals:
     ledger: Ledger
     clock: Clock
     telemetry: ServiceTelemetry
+    owner: str
+    announcements: Announcements
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -51,6 +57,30 @@ class Vitals:
             group.create_task(self._count(), name="backlog")
             group.create_task(self.pins.run(), name="pins")
             group.create_task(self.monitor.run(), name="monitor")
+            group.create_task(self._announce(), name="announce")
+
+    async def _announce(self) -> None:
+        """Tell the others in which modes this process works; nobody goes by it but people who look."""
+        told: tuple[str, ...] | None = None
+        age_s = ANNOUNCE_S
+        while True:
+            modes = tuple(self.monitor.modes)
+            if modes != told or age_s >= ANNOUNCE_S:
+                try:
+                    await self.announcements.announce(self.owner, modes, life_s=3 * ANNOUNCE_S)
+                    told, age_s = modes, 0.0
+                except StoreError:
+                    told = None  # They are told when there is somewhere to tell it.
+            await self.clock.sleep(1.0)
+            age_s += 1.0
+
+    async def workers(self) -> dict[str, list[str]]:
+        """Every process that is heard of, and its modes: this one, and the others while that can be read."""
+        try:
+            found = {worker: list(modes) for worker, modes in (await self.announcements.announced()).items()}
+        except StoreError:
+            found = {}
+        return {**found, self.owner: list(self.monitor.modes)}
 
     async def _count(self) -> None:
         while True:
@@ -66,6 +96,7 @@ class Vitals:
 
 
 def build_vitals(
+    owner: str,
     settings: Settings,
     stores: Stores,
     lanes: Mapping[str, Lane],
@@ -106,7 +137,9 @@ def build_vitals(
     controls = Controls(monitor, lanes, drop_caches=stores.drop_caches, give_back_memory=host.give_back_memory)
     controls.tuned.append(lambda tuning: stores.prefer_cache(always=tuning.prefer_cache, fresh_s=tuning.cache_s))
     pins = Pins(stores.control, monitor, clock=clock, telemetry=telemetry)
-    return Vitals(monitor, controls, pins, probes, backlog, stores.ledger, clock, telemetry)
+    return Vitals(
+        monitor, controls, pins, probes, backlog, stores.ledger, clock, telemetry, owner, stores.cache.announcements
+    )
 
 
 def _breakers(stores: Stores, lanes: Mapping[str, Lane]) -> dict[tuple[str, str], CircuitBreaker]:

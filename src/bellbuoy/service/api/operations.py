@@ -86,7 +86,8 @@ async def change_breaker(context: Context, call: Call) -> Reply:
 async def modes(context: Context, call: Call) -> Reply:
     """`GET /v1/modes`."""
     call.query()
-    return Reply.json({"items": [views.mode(one) for one in context.vitals.monitor.listing()]})
+    items = [views.mode(one) for one in context.vitals.monitor.listing()]
+    return Reply.json({"items": items, "workers": await context.vitals.workers()})
 
 
 async def pin_mode(context: Context, call: Call) -> Reply:

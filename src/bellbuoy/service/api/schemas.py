@@ -390,7 +390,10 @@ class ModeView(Struct):
 
 
 class ModesView(Struct):
+    """The modes of the process that answers, and which modes each process that it hears of works in."""
+
     items: list[ModeView]
+    workers: dict[str, list[str]]
 
 
 class StepView(Struct):
