@@ -54,7 +54,8 @@ async def test_circuit_breaker(flow: Flow) -> None:
     for _ in range(5):
         assert breaker.state == "closed"
         await flow.send(to_user())
-        await flow.pass_time(0.6)
+        flow.worker.nudge()
+        await flow.pass_time(0.1)
     assert breaker.state == "open"
     flow.providers["fcm"].script = up
     await flow.pass_time(200)
