@@ -119,7 +119,9 @@ def _acknowledged(incident: Incident, what: str, now: float) -> Worded:
 
 def _resolved(incident: Incident, what: str, now: float) -> Worded:
     at = incident.resolved_at or now
-    lasted = f"It lasted {max(0.0, at - incident.opened_at):.0f} s and ended by {incident.resolved_by or 'itself'}."
+    by = incident.resolved_by or "itself"
+    end = "ended by itself" if by == "itself" else f"{by} ended it"
+    lasted = f"It lasted {max(0.0, at - incident.opened_at):.0f} s, and {end}."
     return f"{what} is over", lasted, at
 
 

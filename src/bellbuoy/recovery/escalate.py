@@ -280,8 +280,12 @@ class Escalation:
         return replace(queued, status="waiting", next_at=at)
 
     def _again_at(self, queued: Queued, error: Exception | None) -> float:
+        """Our own wait, or what was asked for where that is longer: short ones would use up all attempts in minutes."""
+        wait_s = self._settings.retry.delay_s(queued.attempts, self._rng)
         asked_s = error.retry_after_s if isinstance(error, BellbuoyError) else None
-        return self._clock.time() + self._settings.retry.delay_s(queued.attempts, self._rng, asked_s)
+        if asked_s is not None:
+            wait_s = max(wait_s, self._settings.retry.delay_s(queued.attempts, self._rng, asked_s))
+        return self._clock.time() + wait_s
 
     def _failed(self, queued: Queued, error: BellbuoyError) -> Queued:
         self._telemetry.event(
