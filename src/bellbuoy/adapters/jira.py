@@ -178,7 +178,8 @@ class Jira:
 
     async def send(self, alert: Alert) -> str | None:
         """See `Pager.send`; returns the ticket's key, None where nothing is known of the incident that ended."""
-        ticket = await self._find(alert.incident)
+        ticket = await self._read(alert.reference) if alert.reference else None
+        ticket = ticket or await self._find(alert.incident)
         if alert.action == "trigger":
             return ticket.key if ticket else await self._create(alert)
         if ticket is None:
@@ -206,6 +207,15 @@ class Jira:
             raise _only_asked(error) from None
         found = _decoded(answer, _Found).issues
         return found[0] if found else None
+
+    async def _read(self, key: str) -> _Ticket | None:
+        """The ticket itself, which is there before the search finds it; None when somebody has deleted it."""
+        try:
+            return await self._get(f"/issue/{quote(key, safe='')}?fields=status", _Ticket)
+        except CredentialRejected as error:
+            if error.provider_status != 404:
+                raise
+            return None
 
     async def _create(self, alert: Alert) -> str | None:
         when = datetime.fromtimestamp(alert.at, UTC).isoformat()

@@ -167,6 +167,7 @@ class Alert(Struct, frozen=True):
         runbook: the URL of what to do.
         severity: nobody is told of anything less.
         repeated: an attempt before this one may have told already.
+        reference: what the target called the incident when it was told that it began, None when that is not known.
     """
 
     incident: str
@@ -178,6 +179,7 @@ class Alert(Struct, frozen=True):
     runbook: str
     severity: Literal["critical"] = "critical"
     repeated: bool = False
+    reference: str | None = None
 
 
 class EscalationReport(Struct, frozen=True):

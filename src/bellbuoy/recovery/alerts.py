@@ -102,9 +102,10 @@ def _triggered(incident: Incident, what: str, _: float) -> Worded:
     if not incident.attempts:
         return f"{what} needs a person", incident.detail, incident.opened_at
     steps = ", ".join(f"{one.name} {one.status}" + (f" ({one.error})" if one.error else "") for one in incident.steps)
-    tried = f"Its plan, {incident.plan}, was tried {incident.attempts} times."
+    times = "once" if incident.attempts == 1 else f"{incident.attempts} times"
+    tried = f"Its plan, {incident.plan}, was tried {times}."
     last = f"Steps of the last attempt: {steps}." if steps else ""
-    title = f"{what}: automatic recovery failed {incident.attempts} times"
+    title = f"{what}: automatic recovery failed {times}"
     return (
         title,
         " ".join(part for part in (incident.detail.rstrip(".") + ".", tried, last) if part),

@@ -24,6 +24,7 @@ from bellbuoy.errors import (
     ExecutionRejected,
     NotFound,
     Permanent,
+    StoreError,
     Transient,
     code_of,
 )
@@ -156,7 +157,10 @@ class Escalation:
         self._finished &= groups.keys()
         for incident_id, group in groups.items():
             if incident_id not in self._finished:
-                await self._follow(incident_id, group)
+                try:
+                    await self._follow(incident_id, group)
+                except StoreError as error:  # What is queued is sent all the same.
+                    self._telemetry.event("escalation_stalled", code=error.code, incident=incident_id)
         for target in self.targets.values():
             with contextlib.suppress(Conflict):  # Another process has just done it.
                 await self._advance(target, [e for e in entries if e.queued.target == target.pager.name])
@@ -221,8 +225,10 @@ class Escalation:
                     return  # Somebody is at it, and one at a time is enough.
                 lost = self._unknown(target, replace(entry.queued, error="interrupted"))
                 await self._end(entry, lost, "uncertain" if lost.over else "retried")
-            elif self._passed(entry.queued.next_at, entry.kept):
-                due.append(entry)
+            else:
+                entry = _informed(entry, has["trigger"], target)
+                if self._passed(entry.queued.next_at, entry.kept):
+                    due.append(entry)
         if due and name not in self._sending:
             first = min(due, key=lambda entry: (entry.queued.next_at, entry.kept.id))
             task = asyncio.create_task(self._send(target, first), name=f"escalation-{name}")
@@ -332,6 +338,16 @@ class Escalation:
             self._telemetry.raise_issue(Issue("escalation_failed", name, detail, last.kept.at))
         else:
             self._telemetry.clear_issue("escalation_failed", name)
+
+
+def _informed(entry: _Entry, trigger: _Entry, target: Target) -> _Entry:
+    """What follows a trigger knows what the target called that; it waits until it can be found where nobody knows."""
+    if entry.queued.alert.action == "trigger":
+        return entry
+    queued = replace(entry.queued, alert=replace(entry.queued.alert, reference=trigger.queued.reference))
+    if trigger.queued.status != "sent":
+        queued = replace(queued, next_at=max(queued.next_at, trigger.kept.at + target.pager.repeat_after_s))
+    return _Entry(entry.kept, queued)
 
 
 def _of(group: Iterable[_Entry], target: str) -> dict[AlertAction, _Entry]:

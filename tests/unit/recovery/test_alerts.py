@@ -101,6 +101,12 @@ def test_a_failed_recovery_in_words() -> None:
     assert alert.runbook == "https://docs.test/runbooks/database_connection.md"
 
 
+def test_a_plan_that_was_tried_once_in_words() -> None:
+    alert = alert_of(replace(INCIDENT, attempts=1, steps=[]), "trigger", runbooks="https://docs.test", now=NOW)
+    assert alert.title == "database_down (ledger): automatic recovery failed once"
+    assert alert.description == "it is gone. Its plan, database_connection, was tried once."
+
+
 def test_what_no_plan_mends_in_words() -> None:
     incident = Incident("inc-2", "disk_full_disk", "disk_full", "disk", None, "4 MiB free", NOW)
     alert = alert_of(incident, "trigger", runbooks="https://docs.test", now=NOW)

@@ -169,6 +169,8 @@ async def test_the_end_is_told_after_the_beginning(world: World) -> None:
     await world.pass_time(process)
     assert [pager.actions() for pager in world.pagers] == [["trigger", "acknowledge", "resolve"]] * 3
     assert set((await world.reports(incident)).values()) == {"sent"}
+    for pager in world.pagers:
+        assert [one.reference for one in pager.told] == [None, *[f"{pager.name}-{incident.id}"] * 2]
 
 
 async def test_what_became_of_it_is_told_without_being_asked(world: World) -> None:
@@ -204,6 +206,8 @@ async def test_who_may_have_been_told_is_told_that_it_is_over(world: World) -> N
     await world.pass_time(process)
     world.jira.failure = None
     await process(await world.incidents.resolve(incident.id, by="itself"), "resolve")
+    await world.pass_time(process, 60)
+    assert world.jira.told == []  # It could not be found yet.
     await world.pass_time(process, 5)
     assert world.jira.actions() == ["resolve"]
 
@@ -413,6 +417,19 @@ async def test_records_are_forgotten_a_day_after_the_end(world: World) -> None:
     assert {one.id for one in await world.store.page("alert", limit=99)} == {
         f"{lasting.id}:{pager.name}:trigger" for pager in world.pagers
     }
+
+
+async def test_an_incident_that_cannot_be_written_keeps_nobody_from_being_told(world: World) -> None:
+    process, incident = world.process(), await world.incident()
+    await process(incident, "trigger")
+
+    async def change(*_: object) -> Incident:
+        raise Full("no room")
+
+    world.incidents.change = change  # type: ignore[assignment, method-assign]
+    await world.pass_time(process)
+    assert [pager.actions() for pager in world.pagers] == [["trigger"]] * 3
+    assert {said["code"] for said in world.events("escalation_stalled")} == {"store_full"}
 
 
 class FullStore:

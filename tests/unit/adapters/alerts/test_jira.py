@@ -160,6 +160,19 @@ async def test_of_what_has_no_ticket_nothing_is_said(action: str) -> None:
     assert len(transport.requests) == 1
 
 
+async def test_a_ticket_whose_key_is_known_is_not_searched() -> None:
+    there = said(200, {"key": "OPS-7", "fields": {"status": {"name": "To Do"}}})
+    transport = FakeTransport(there, said(201, {"id": "1"}), said(200, {"transitions": []}))
+    assert await pager(transport).send(alert(action="resolve", reference="OPS-7")) == "OPS-7"
+    path = "/issue/OPS-7"
+    assert asked(transport) == [f"{path}?fields=status", f"{path}/comment", f"{path}/transitions"]
+    transport = FakeTransport(said(404), NONE)
+    assert await pager(transport).send(alert(action="resolve", reference="OPS-7")) is None
+    assert asked(transport) == [f"{path}?fields=status", "/search/jql"]
+    with pytest.raises(CredentialRejected):
+        await pager(FakeTransport(said(401))).send(alert(action="resolve", reference="OPS-7"))
+
+
 async def test_an_acknowledgement_is_a_comment() -> None:
     transport = FakeTransport(found(), said(201, {"id": "1"}))
     assert await pager(transport).send(alert(action="acknowledge")) == "OPS-7"
