@@ -87,6 +87,12 @@ class RecordingTelemetry:
     def recovery(self, plan: str, result: str) -> None:
         """Not looked at."""
 
+    def escalation(self, target: str, result: str) -> None:
+        self.outcomes.append((target, result))
+
+    def escalations_waiting(self, count: int) -> None:
+        """Not looked at."""
+
     def raise_issue(self, issue: Issue) -> None:
         self.issues.setdefault((issue.name, issue.component), issue)
 

@@ -151,8 +151,43 @@ class StepReport(Struct, frozen=True):
     error: str | None = None
 
 
+AlertAction = Literal["trigger", "acknowledge", "resolve"]
+
+
+class Alert(Struct, frozen=True):
+    """What a human is told of an incident.
+
+    Args:
+        incident: the incident's id, by which all that is told of it is recognised, everywhere and after a restart.
+        action: that it began, that somebody has it in hand, that it is over.
+        title: one line.
+        description: some more.
+        component: what is wrong.
+        at: when that what is told happened, in epoch seconds.
+        runbook: the URL of what to do.
+        severity: nobody is told of anything less.
+        repeated: an attempt before this one may have told already.
+        reference: what the target called the incident when it was told that it began, None when that is not known.
+    """
+
+    incident: str
+    action: AlertAction
+    title: str
+    description: str
+    component: str
+    at: float
+    runbook: str
+    severity: Literal["critical"] = "critical"
+    repeated: bool = False
+    reference: str | None = None
+
+
 class EscalationReport(Struct, frozen=True):
-    """That a human was told, or is to be: where, what (`trigger`, `resolve`), and how far that is."""
+    """That a human was told, or is to be: where, what (`trigger`, `acknowledge`, `resolve`), and how far that is.
+
+    `status` is `waiting`, `sending`, `sent`, `uncertain` (it may have been), `failed` (given up) or `withdrawn`; `at`
+    the epoch second of the last change, `reference` what the target calls it, None when it gave no name.
+    """
 
     target: str
     action: str

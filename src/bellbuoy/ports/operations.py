@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from bellbuoy.model.operation import Issue
+from bellbuoy.model.operation import Alert, Issue
 
 
 class Telemetry(Protocol):
@@ -34,6 +34,14 @@ class Telemetry(Protocol):
         """An attempt of a plan ended: successful or failed; or its last one had, and it is exhausted."""
         ...
 
+    def escalation(self, target: str, result: str) -> None:
+        """An attempt to tell a human ended: sent, retried, uncertain, failed or withdrawn."""
+        ...
+
+    def escalations_waiting(self, count: int) -> None:
+        """So many alerts are still to be sent by this machine."""
+        ...
+
     def raise_issue(self, issue: Issue) -> None:
         """Something is wrong that a person should know of; raising one again changes nothing."""
         ...
@@ -56,4 +64,47 @@ class Host(Protocol):
 
     def disk_free_bytes(self) -> int | None:
         """Bytes that can still be written to the data directory's disk."""
+        ...
+
+
+class Pager(Protocol):
+    """One outside system that tells humans.
+
+    It does one attempt and says what the answer means; time limits, repetition and breakers are put around it.
+    """
+
+    @property
+    def name(self) -> str:
+        """`pagerduty`, `slack` or `jira`: the name of its guard, breaker and metrics."""
+        ...
+
+    @property
+    def repeat_after_s(self) -> float:
+        """Seconds after an attempt whose outcome is unknown until another can find out, or cannot do harm."""
+        ...
+
+    @property
+    def repeats_max(self) -> int | None:
+        """How often an attempt may follow one whose outcome is unknown; None where telling twice tells once."""
+        ...
+
+    async def send(self, alert: Alert) -> str | None:
+        """Tell of it; returns what the system calls it, None when it gave no name.
+
+        Raises:
+            Transient: nobody was told, a later attempt may succeed (`throttled` when only less is asked for).
+            Permanent: nobody was told, and never will be as it stands.
+            CredentialRejected: our credential or configuration is wrong.
+            OutcomeUnknown: the request was written and no answer came.
+
+        Cancellation: safe at any await; when a request had been written its outcome is unknown.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Do the cheapest real operation that shows the system and our credential work; raise as `send` does."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections. Safe to call twice."""
         ...

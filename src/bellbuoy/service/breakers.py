@@ -20,6 +20,9 @@ _PRESETS = {
     "mongodb": resilience.MONGODB,
     "redis": resilience.REDIS,
     "rabbitmq": resilience.RABBITMQ,
+    "pagerduty": resilience.PAGERDUTY,
+    "slack": resilience.SLACK,
+    "jira": resilience.JIRA,
 }
 _EVENTS = {
     "CircuitOpened": "circuit_breaker_opened",

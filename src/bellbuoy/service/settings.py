@@ -227,6 +227,9 @@ class Breakers(Section):
     mongodb: Breaker = Breaker()
     redis: Breaker = Breaker()
     rabbitmq: Breaker = Breaker()
+    pagerduty: Breaker = Breaker()
+    slack: Breaker = Breaker()
+    jira: Breaker = Breaker()
 
 
 class Retry(Section):
@@ -259,7 +262,19 @@ class PagerDuty(Section):
 
 
 class Slack(Section):
+    # Secret, since whoever knows it can post.
     webhook_url: SecretStr | None = None
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        try:
+            return SecretStr(outward_url(value.get_secret_value()))
+        except ValueError:
+            # In words of our own: those of the parser may quote it.
+            raise ValueError("an https URL without user or password, or http on loopback") from None
 
 
 class Jira(Section):
@@ -267,12 +282,21 @@ class Jira(Section):
     email: str | None = None
     api_token: SecretStr | None = None
     project: str | None = None
+    issue_type: str = "Task"
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return outward_url(value) if value else None
 
 
 class Alerts(Section):
+    runbook_base_url: str = "https://github.com/bellbuoy/bellbuoy/blob/main/docs/runbooks"
     pagerduty: PagerDuty = PagerDuty()
     slack: Slack = Slack()
     jira: Jira = Jira()
+
+    _url = field_validator("runbook_base_url")(outward_url)
 
 
 class Health(Section):

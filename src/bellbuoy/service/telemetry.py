@@ -67,6 +67,12 @@ EVENTS: dict[str, str] = {
     "recovery_exhausted": "error",
     "recovery_stalled": "error",
     "escalated": "error",
+    "escalation_sent": "info",
+    "escalation_retried": "warning",
+    "escalation_uncertain": "warning",
+    "escalation_withdrawn": "info",
+    "escalation_failed": "error",
+    "escalation_stalled": "error",
     "issue_raised": "error",
     "issue_cleared": "info",
     "tokens_invalidated": "warning",
@@ -165,6 +171,10 @@ class ServiceTelemetry:
         self._recovery = Counter(
             "bellbuoy_recovery_total", "Attempts of plans by their result.", ["plan", "result"], registry=metrics
         )
+        self._escalations = Counter(
+            "bellbuoy_escalations_total", "Attempts to tell a human.", ["target", "result"], registry=metrics
+        )
+        self._escalations_waiting = self._gauge("bellbuoy_escalations_waiting", "Alerts that are still to be sent.")
         self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
         self.journal_pending = self._gauge(
             "bellbuoy_journal_pending", "Notifications that only the journal has.", of_all="livesum"
@@ -199,6 +209,12 @@ class ServiceTelemetry:
 
     def recovery(self, plan: str, result: str) -> None:
         self._recovery.labels(plan, result).inc()
+
+    def escalation(self, target: str, result: str) -> None:
+        self._escalations.labels(target, result).inc()
+
+    def escalations_waiting(self, count: int) -> None:
+        self._escalations_waiting.set(count)
 
     def raise_issue(self, issue: Issue) -> None:
         key = (issue.name, issue.component)

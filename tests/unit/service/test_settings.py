@@ -49,6 +49,9 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[server\n", "is not TOML"),
         ("[providers.fcm]\nbase_url = 'http://example.com'", "https"),
         ("[providers.fcm]\nbase_url = 'https://u:p@example.com'", "no user"),
+        ("[alerts.slack]\nwebhook_url = 'http://hooks.example.com/x'", "https"),
+        ("[alerts.jira]\nbase_url = 'http://jira.example.com'", "https"),
+        ("[alerts]\nrunbook_base_url = 'ftp://example.com'", "https"),
         ("[ledger]\nurl = 'mysql://x'", "sqlite:///"),
         ("[cache]\nurl = 'memcached://x'", "memory://"),
         ("[cache]\nurl = 'redis://'", "redis://USER"),
@@ -106,3 +109,40 @@ def test_a_password_of_the_cache_is_not_shown(tmp_path: Path, scheme: str) -> No
     assert settings.cache.server == f"{scheme}://u:s3cret@cache.example.com:6379/2"
     assert "s3cret" not in repr(settings)
     assert load(written(tmp_path / "y.toml", "")).cache.server is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.com/services/s3cret",
+        "https://u:s3cret@hooks.example.com/services",
+        "https://[s3cret/services",
+        "https://s3cret\u2100.example.com/services",
+        "s3cret",
+    ],
+)
+def test_a_webhook_that_is_refused_is_not_shown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"alerts\.slack\.webhook_url") as caught:
+        load(written(tmp_path / "x.toml", f"[alerts.slack]\nwebhook_url = '{url}'"))
+    assert "s3cret" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_alerts_are_off_unless_they_are_set_and_their_secrets_are_not_shown(tmp_path: Path) -> None:
+    text = """
+        [alerts]
+        runbook_base_url = "https://wiki.example.com/runbooks/"
+        [alerts.slack]
+        webhook_url = "https://hooks.example.com/services/s3cret/"
+        [alerts.jira]
+        base_url = "https://jira.example.com/"
+        api_token = "s3cret"
+    """
+    alerts = load(written(tmp_path / "x.toml", text)).alerts
+    assert alerts.runbook_base_url == "https://wiki.example.com/runbooks"
+    assert alerts.slack.webhook_url is not None
+    assert alerts.slack.webhook_url.get_secret_value() == "https://hooks.example.com/services/s3cret"
+    assert alerts.jira.base_url == "https://jira.example.com"
+    assert "s3cret" not in repr(alerts)
+    empty = '[alerts.slack]\nwebhook_url = ""\n[alerts.jira]\nbase_url = ""'
+    off = load(written(tmp_path / "y.toml", empty)).alerts
+    assert (off.slack.webhook_url, off.jira.base_url) == (None, None)

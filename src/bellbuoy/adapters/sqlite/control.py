@@ -1,17 +1,26 @@
 """What operating this machine has to remember, in a SQLite file of its own beside the ledger.
 
-A file of its own, since it is needed most when the ledger is away. Several processes of one machine share it.
+A file of its own, since it is needed most when the ledger is away. Several processes of one machine share it. It keeps
+some room for itself, since that the disk is full is one of the things that have to be told.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bellbuoy.adapters.sqlite.database import Connection, Database
+import apsw
+
+from bellbuoy.adapters.sqlite.database import BUSY_TIMEOUT_MS, Connection, Database
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict
 from bellbuoy.ports.control import DOCUMENT_BYTES_MAX, Kept, Kind
+
+RESERVE_BYTES = 2 * 1024 * 1024
+"""Room for some hundred documents that is taken while there is some, in the file and in its write-ahead log."""
+CHECKPOINT_PAGES = 64
+"""Pages after which the log begins anew, far less than the room it has."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS control(
@@ -37,6 +46,9 @@ class SqliteControlStore:
 
     def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
         self._db = Database(path, _prepare, inline=inline)
+        if not inline:
+            with contextlib.suppress(apsw.Error):  # Without room for a reserve it works like any other file.
+                _reserve(path)
         self._clock = clock
 
     async def read(self, kind: Kind, id: str) -> Kept | None:
@@ -76,6 +88,16 @@ class SqliteControlStore:
 
 def _prepare(connection: Connection) -> None:
     connection.execute(_SCHEMA).fetchall()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}").fetchall()
+
+
+def _reserve(path: Path) -> None:
+    """Write much and delete it: the file keeps its pages and the log its length, and both are used again."""
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.execute("INSERT OR REPLACE INTO control VALUES ('reserve', '', 0, 0, zeroblob(?))", (RESERVE_BYTES,))
+        connection.execute("DELETE FROM control WHERE kind = 'reserve'")
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _find(connection: Connection, kind: Kind, id: str) -> Kept | None:

@@ -12,8 +12,9 @@ from rich.markup import escape
 
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.ports.operations import Pager
 from bellbuoy.ports.provider import Provider
-from bellbuoy.service import assembly, stores
+from bellbuoy.service import alerts, assembly, stores
 from bellbuoy.service.cli import output
 from bellbuoy.service.settings import Settings
 
@@ -33,6 +34,7 @@ async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
     if settings.cache.server is not None:
         findings.append(await _cache(settings))
     findings += await _providers(settings)
+    findings += await _pagers(settings)
     worst = 1 if any(level == "error" for level, *_ in findings) else 0
     if as_json:
         keys = ("level", "subject", "finding", "cure")
@@ -167,12 +169,28 @@ async def _providers(settings: Settings) -> list[Finding]:
     return findings
 
 
-async def _probe(provider: Provider) -> Finding:
+async def _pagers(settings: Settings) -> list[Finding]:
+    """Whom an incident is told to; asking alarms nobody."""
+    try:
+        found = alerts.pagers(settings, clock=SystemClock())
+    except ConfigurationError as error:
+        return [("error", "alerts", str(error), error.hint or "see docs/alerts.md")]
+    findings = list(await asyncio.gather(*(_probe(pager) for pager in found)))
+    on = {pager.name for pager in found}
+    for name, needed in alerts.NEEDED.items():
+        if name not in on:
+            findings.append(("warning", name, "off: nobody is told this way", f"set {needed}, or leave it off"))
+    for pager in found:
+        await pager.aclose()
+    return findings
+
+
+async def _probe(asked: Provider | Pager) -> Finding:
     try:
         async with asyncio.timeout(PROBE_S_MAX):
-            await provider.probe()
+            await asked.probe()
     except TimeoutError:
-        return "error", provider.name, f"no answer within {PROBE_S_MAX:.0f} s", "check base_url and the network between"
+        return "error", asked.name, f"no answer within {PROBE_S_MAX:.0f} s", "check its address and the network between"
     except BellbuoyError as error:
-        return "error", provider.name, str(error), error.hint or "check its credentials and base_url"
-    return "ok", provider.name, "a real request was answered", ""
+        return "error", asked.name, str(error), error.hint or "check its credentials and address"
+    return "ok", asked.name, "a real request was answered", ""
