@@ -147,7 +147,9 @@ class Recovery:
 
     async def _go_on(self, incident: Incident) -> None:
         now = self._clock.time()
-        if incident.status == "recovering":
+        if incident.plan is None:
+            await self._tell_humans(incident)  # Whoever began it may have died before it told anybody.
+        elif incident.status == "recovering":
             self._start(incident)  # Its runner has died in the middle.
         elif incident.status == "settling":
             if now >= (incident.settled_at or now) + self._settings.settle_s:

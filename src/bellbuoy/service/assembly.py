@@ -31,12 +31,14 @@ from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
+from bellbuoy.recovery.escalate import Escalation
 from bellbuoy.recovery.scaling import Alone, Scaling
+from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.breakers import make_breaker, share_breaker
 from bellbuoy.service.cache import Cache
 from bellbuoy.service.keys import Keys
-from bellbuoy.service.mending import build_incidents, build_mending, nobody
+from bellbuoy.service.mending import build_incidents, build_mending
 from bellbuoy.service.repairs import Repairs
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import Stores, open_stores
@@ -63,6 +65,7 @@ class Parts:
     stores: Stores
     context: Context
     worker: Worker | None
+    escalation: Escalation
     loops: dict[str, Loop]
 
     @property
@@ -79,6 +82,7 @@ class Parts:
         """Close providers, then the homes, then let go of the data directory."""
         for lane in self.lanes.values():
             await lane.provider.aclose()
+        await self.escalation.aclose()
         await self.stores.aclose()
 
 
@@ -140,8 +144,11 @@ def build(
         clock=clock,
     )
     incidents = build_incidents(stores, clock=clock, rng=rng, telemetry=telemetry)
-    mending = build_mending(settings, stores, repairs, incidents, nobody, owner=owner, clock=clock, telemetry=telemetry)
-    loops["recovery"] = mending.recovery
+    escalation = build_escalation(settings, stores.local, incidents, clock, rng, telemetry)
+    mending = build_mending(
+        settings, stores, repairs, incidents, escalation, owner=owner, clock=clock, telemetry=telemetry
+    )
+    loops |= {"recovery": mending.recovery, "escalation": escalation}
     of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
     intake = Intake(
         ledger=stores.ledger,
@@ -157,7 +164,7 @@ def build(
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
     context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending)
-    return Parts(settings, keys, lanes, telemetry, stores, context, worker, loops)
+    return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops)
 
 
 def _working(

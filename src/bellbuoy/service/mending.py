@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
 
 from bellbuoy.clock import Clock
-from bellbuoy.model.operation import Incident, Issue
+from bellbuoy.model.operation import Issue
 from bellbuoy.recovery.execute import Escalate, Recovery, RecoverySettings
 from bellbuoy.recovery.incidents import Incidents
 from bellbuoy.service.repairs import Repairs
@@ -23,10 +22,6 @@ class Mending:
     incidents: Incidents
     recovery: Recovery
     escalate: Escalate
-
-
-async def nobody(incident: Incident, action: Literal["trigger", "acknowledge", "resolve"]) -> None:
-    """There is nobody to tell."""
 
 
 def build_mending(

@@ -113,7 +113,10 @@ async def test_wiring_has_what_a_service_needs(sandbox: Sandbox) -> None:
     assert set(wiring) == {"tls", "providers", "alerts"}
     assert set(wiring["providers"]) == {"fcm", "apns", "smtp", "sms"}
     assert set(wiring["providers"]["fcm"]) == {"base_url", "project_id", "credentials_file"}
-    assert set(wiring["providers"]["apns"]) == {"base_url", "team_id", "key_id", "key_file", "topic"}
+    assert set(wiring["providers"]["apns"]) == {
+        *("base_url", "team_id", "key_id", "key_file", "topic"),
+        "probe_interval_s",
+    }
     assert set(wiring["providers"]["smtp"]) == {"url", "from"}
     assert set(wiring["providers"]["sms"]) == {"base_url", "account_sid", "auth_token", "from"}
     assert set(wiring["alerts"]["jira"]) == {"base_url", "email", "api_token", "project"}
