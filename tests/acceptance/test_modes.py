@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,14 @@ def test_the_metrics_and_the_command_line_show_the_modes(server: Server) -> None
     assert 'bellbuoy_mode_active{mode="read_only"} 0.0' in text
     assert "sms_down" in server.cli("modes")
     assert "sms_down" in server.cli("status")
+
+
+def test_a_provider_that_comes_and_goes_each_second_makes_a_handful_of_changes(server: Server) -> None:
+    for _ in range(10):
+        server.fault("sms", kind="outage")
+        time.sleep(1.0)
+        server.fault("sms")
+        time.sleep(1.0)
+    changes = [event for event in server.events() if event["event"].startswith("degraded_mode_")]
+    assert len(changes) <= 3
+    recovered(server, "sms")
