@@ -59,7 +59,8 @@ class Probe:
         self._clock = clock
         self._asked_at: float | None = None
         self._answered = False
-        self.failure: str | None = None
+        self.failure: str | None = None  # Why it looks down, None when it does not.
+        self.refusal: str | None = None  # What it said no with, None when it did not.
         self.latency_ms: float | None = None
 
     def looks_bad(self, now: float) -> bool | None:
@@ -91,7 +92,7 @@ class Probe:
             self._asked_at = None
 
     def _judge(self, asking: asyncio.Future[object], began: float) -> None:
-        self._answered = True
+        self._answered, self.refusal = True, None
         if not asking.done():
             self.failure = "no_answer"
             return
@@ -99,7 +100,7 @@ class Probe:
         if error is not None and not isinstance(error, Exception):
             raise error
         if error is None or not self._is_down(error):
-            self.failure = None
+            self.failure, self.refusal = None, code_of(error) if error is not None else None
             self.latency_ms = (self._clock.monotonic() - began) * 1000
         else:
             self.failure = code_of(error)

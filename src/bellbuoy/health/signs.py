@@ -57,6 +57,8 @@ class Probes:
     def __call__(self, now: float) -> Iterator[Sign]:
         for issue, probe in self._probes.items():
             yield Sign(issue, probe.name, probe.looks_bad(now), f"its probe: {probe.failure or 'no answer yet'}")
+            if probe.refusal == "store_full":
+                yield Sign("disk_full", probe.name, True, "its probe found no room", True)
 
 
 class Rates:

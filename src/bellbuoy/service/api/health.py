@@ -13,7 +13,6 @@ from bellbuoy.health.probes import Probe
 from bellbuoy.resilience import CircuitBreaker
 from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.watch import GuardedQueue, WatchedCache
 
 _STATE_NUMBERS = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 
@@ -44,56 +43,46 @@ def all_breakers(context: Context) -> dict[str, CircuitBreaker]:
 
 
 async def health(context: Context) -> dict[str, Any]:
-    """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`."""
-    dependencies: dict[str, dict[str, Any]] = {}
-    issues: list[str] = []
-    breaker = str(context.stores.watched.breaker.state) if context.stores.watched.breaker is not None else None
-    try:
-        latency_ms = await context.stores.watched.check()
-        latency_ms = None if latency_ms is None else round(latency_ms, 3)
-        dependencies["ledger"] = {"status": "healthy", "latency_ms": latency_ms, "breaker": breaker}
-    except StoreError as error:
-        dependencies["ledger"] = {"status": "unhealthy", "latency_ms": None, "breaker": breaker}
-        issues.append("disk_full" if error.code == "store_full" else "database_down")
-    homes = ["ledger"]
-    if context.stores.queue is not None:
-        homes.append("queue")
-        dependencies["queue"] = await _server(context.stores.queue)
-        if dependencies["queue"]["status"] == "unhealthy":
-            issues.append("message_queue_down")
+    """`unhealthy` when nothing can be accepted, `degraded` when something is wrong, else `healthy`.
+
+    It says what probes and real work have last found, and asks nothing itself: whoever looks must not have to wait for
+    what is down.
+    """
+    stores, probes = context.stores, context.vitals.probes
     found = context.vitals.monitor.issues
-    if context.stores.cache.watched is not None:
-        dependencies["cache"] = await _server(context.stores.cache.watched)
-        if dependencies["cache"]["status"] == "unhealthy":
-            issues.append("cache_down")
+    dependencies = {"ledger": _store(probes["database_down"], stores.watched.breaker, context)}
+    homes = ["ledger"]
+    if stores.queue is not None:
+        homes.append("queue")
+        dependencies["queue"] = _store(probes["message_queue_down"], stores.queue.breaker, context)
+    if stores.cache.watched is not None:
+        dependencies["cache"] = _store(probes["cache_down"], stores.cache.watched.breaker, context)
+    issues = list(found)
     for lane in context.lanes.values():
-        probe = context.vitals.probes[f"{lane.name}_down"]
-        dependencies[lane.name] = _provider(lane, probe, f"{lane.name}_down" in found)
+        dependencies[lane.name] = _provider(lane, probes[f"{lane.name}_down"], f"{lane.name}_down" in found)
         if str(lane.breaker.state) != "closed":
             issues.append(f"{lane.name}_down")
     raised = list(context.telemetry.issues.values())
-    issues += [*found, *sorted({issue.name for issue in raised})]
-    if context.stores.homes.kept.pending():
+    issues += sorted({issue.name for issue in raised})
+    if stores.homes.kept.pending():
         issues.append("journal_pending")
-    issues = list(dict.fromkeys(issues))
-    homeless = not context.stores.homes.kept.ready()
+    homeless = not stores.homes.kept.ready()
     unhealthy = all(dependencies[home]["status"] == "unhealthy" for home in homes) and homeless
     return {
         "status": "unhealthy" if unhealthy else "degraded" if issues else "healthy",
-        "issues": issues,
+        "issues": list(dict.fromkeys(issues)),
         "modes": list(context.vitals.monitor.modes),
         "dependencies": dependencies,
         "details": [{**msgspec.to_builtins(one), "since": views.stamp(one.since)} for one in raised],
     }
 
 
-async def _server(server: GuardedQueue | WatchedCache) -> dict[str, Any]:
-    state = str(server.breaker.state)
-    try:
-        latency_ms = round(await server.check() or 0.0, 3)
-    except StoreError:
-        return {"status": "unhealthy", "latency_ms": None, "breaker": state}
-    return {"status": "healthy" if state == "closed" else "degraded", "latency_ms": latency_ms, "breaker": state}
+def _store(probe: Probe, breaker: CircuitBreaker | None, context: Context) -> dict[str, Any]:
+    state = None if breaker is None else str(breaker.state)
+    bad = probe.looks_bad(context.clock.monotonic()) or probe.refusal is not None
+    status = "unhealthy" if bad else "healthy" if state in (None, "closed") else "degraded"
+    latency_ms = None if bad or probe.latency_ms is None else round(probe.latency_ms, 3)
+    return {"status": status, "latency_ms": latency_ms, "breaker": state}
 
 
 def _provider(lane: Lane, probe: Probe, down: bool) -> dict[str, Any]:
