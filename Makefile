@@ -68,8 +68,8 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--custom-compile-command "make lock" --extra service --extra sandbox
 lock:
 	$(LOCK) --group build pyproject.toml -o requirements.lock
-	$(LOCK) --extra cluster --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
-	$(LOCK) --extra cluster --group build -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
+	$(LOCK) --extra cluster --extra kubernetes --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra cluster --extra kubernetes --group build -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 	$(LOCK) --extra cluster --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
 
 clean:

@@ -1,0 +1,127 @@
+"""A Deployment's rollout, and the way back to the revision before; see `bellbuoy.recovery.rollout`.
+
+How far a rollout is, is read as `kubectl rollout status` reads it, and the way back is that of `kubectl rollout undo`:
+the pod template of the ReplicaSet with the highest revision below the present one (kubernetes/kubectl,
+pkg/polymorphichelpers/rollout_status.go and rollback.go).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import msgspec
+
+from bellbuoy.adapters.kubernetes.api import Document, KubernetesApi, notes, version_of
+from bellbuoy.errors import Conflict, NotFound, Unavailable
+from bellbuoy.recovery.rollout import RolloutState, RolloutStatus
+
+REVISION = "deployment.kubernetes.io/revision"
+UNDONE = "bellbuoy.dev/undone"
+HASH = "pod-template-hash"
+_UNDONE_MAX = 20
+# Of the object itself, not of its revision.
+_OWN = (
+    "kubectl.kubernetes.io/last-applied-configuration",
+    REVISION,
+    "deployment.kubernetes.io/revision-history",
+    "deployment.kubernetes.io/desired-replicas",
+    "deployment.kubernetes.io/max-replicas",
+    "deprecated.deployment.rollback.to",
+)
+
+
+class KubernetesRollout:
+    """Looks at one Deployment's rollout, and undoes it.
+
+    Args:
+        api: the way to it.
+    """
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self._api = api
+        self.name = f"{api.namespace}/{api.name}"
+
+    async def state(self) -> RolloutState:
+        deployment = await self._api.deployment()
+        return RolloutState(revision=_revision(deployment), status=_status(deployment))
+
+    async def undo(self, change: str, *, revision: int) -> None:
+        async def back(deployment: Document) -> None:
+            undone = _decoded(notes(deployment).get(UNDONE))
+            if change in undone:
+                return
+            await self._back(deployment, change, revision, undone)
+
+        try:
+            await self._api.changed(back)
+        except _Moved as error:
+            raise Conflict(str(error)) from None
+
+    async def _back(self, deployment: Document, change: str, revision: int, undone: dict[str, int]) -> None:
+        if not _is_observed(deployment):
+            raise Unavailable("the Deployment was changed a moment ago, and its controller has yet to see it")
+        current = _revision(deployment)
+        if current != revision:
+            raise _Moved(f"the Deployment {self._api.name} is at revision {current}, no longer at {revision}")
+        if deployment["spec"].get("paused"):
+            raise Unavailable(
+                f"the Deployment {self._api.name} is paused", hint=f"kubectl rollout resume deploy/{self._api.name}"
+            )
+        sets = {_revision(one): one for one in await self._api.replica_sets(deployment)}
+        before = max((number for number in sets if 0 < number < current), default=None)
+        if before is None:
+            raise NotFound(
+                f"the Deployment {self._api.name} has no revision before {current}",
+                hint="its revisionHistoryLimit is 0, or this is the first; deploy one that works",
+            )
+        template: dict[str, Any] = copy.deepcopy(sets[before]["spec"]["template"])
+        (template["metadata"].get("labels") or {}).pop(HASH, None)
+        undone = dict([*undone.items(), (change, before)][-_UNDONE_MAX:])
+        # What the revision was annotated with comes back; what else the Deployment is annotated with stays.
+        theirs = {
+            name: value
+            for name, value in notes(sets[before]).items()
+            if name not in _OWN and not name.startswith("bellbuoy.dev/")
+        }
+        annotations = {**notes(deployment), **theirs, UNDONE: msgspec.json.encode(undone).decode()}
+        await self._api.replace_parts(
+            version_of(deployment), {"/spec/template": template, "/metadata/annotations": annotations}
+        )
+
+
+class _Moved(Exception):
+    """Another revision is there by now, which trying again does not change."""
+
+
+def _status(deployment: Document) -> RolloutStatus:
+    """How far it is, in the order in which kubectl asks."""
+    if not _is_observed(deployment):
+        return "under_way"
+    status = deployment.get("status") or {}
+    progressing: Document = next((one for one in status.get("conditions") or [] if one["type"] == "Progressing"), {})
+    if progressing.get("reason") == "ProgressDeadlineExceeded":
+        return "failed"
+    desired = deployment["spec"].get("replicas", 1)
+    updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+    if updated < desired or total > updated or status.get("availableReplicas", 0) < updated:
+        return "under_way"
+    return "complete"
+
+
+def _is_observed(deployment: Document) -> bool:
+    observed: int = (deployment.get("status") or {}).get("observedGeneration", 0)
+    return observed >= int(deployment["metadata"]["generation"])
+
+
+def _revision(document: Document) -> int:
+    """0 while the controller has given it none."""
+    text = notes(document).get(REVISION, "")
+    return int(text) if text.isdecimal() else 0
+
+
+def _decoded(text: str | None) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, int]) if text else {}
+    except msgspec.MsgspecError:
+        return {}
