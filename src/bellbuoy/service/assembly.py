@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
@@ -27,11 +27,13 @@ from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
+from bellbuoy.errors import ConfigurationError
 from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
 from bellbuoy.recovery.escalate import Escalation
+from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, measured
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
@@ -45,6 +47,9 @@ from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals, build_vitals
 
+if TYPE_CHECKING:
+    from bellbuoy.adapters.kubernetes import KubernetesApi
+
 
 class Loop(Protocol):
     """Something that runs for as long as the process does."""
@@ -56,7 +61,9 @@ class Loop(Protocol):
 
 @dataclass
 class Parts:
-    """The assembled service; `runtime` runs it. `loops`: what has to run besides the worker and HTTP, by name."""
+    """The assembled service; `runtime` runs it. `loops`: what has to run besides the worker and HTTP, by name.
+    `cluster` is the way to the Deployment that all this runs as, None where it is none.
+    """
 
     settings: Settings
     keys: Keys
@@ -67,6 +74,7 @@ class Parts:
     worker: Worker | None
     escalation: Escalation
     loops: dict[str, Loop]
+    cluster: KubernetesApi | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -83,6 +91,8 @@ class Parts:
         for lane in self.lanes.values():
             await lane.provider.aclose()
         await self.escalation.aclose()
+        if self.cluster is not None:
+            await self.cluster.aclose()
         await self.stores.aclose()
 
 
@@ -102,7 +112,8 @@ def build(
         clock, rng: time and chance for everything.
         accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both over an
             embedded ledger owns the data directory alone; others share it.
-        scaling: what can change how many processes there are; None where nothing can.
+        scaling: what can change how many processes there are; None where nothing can. A Deployment that is configured
+            is scaled instead.
 
     Raises:
         ConfigurationError: a file, a credential or the data directory is not usable.
@@ -132,6 +143,10 @@ def build(
         loops |= more
     nudge = worker.nudge if worker is not None else _nobody
     stores.homes.nudge = nudge
+    cluster = kubernetes(settings, clock=clock, rng=rng)
+    if cluster is not None:
+        scaling, more = _of_cluster(cluster, owner, settings, stores, telemetry, clock, rng)
+        loops |= more
     repairs = Repairs(
         stores,
         lanes,
@@ -164,7 +179,7 @@ def build(
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
     context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending)
-    return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops)
+    return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 
 
 def _working(
@@ -204,6 +219,61 @@ def _working(
             telemetry=telemetry,
         )
     return worker, loops
+
+
+def kubernetes(settings: Settings, *, clock: Clock, rng: Random) -> KubernetesApi | None:
+    """The way to the Deployment that `[kubernetes] deployment` names, None when it names none.
+
+    Raises:
+        ConfigurationError: its driver is not installed, or there is no service account or kubeconfig to use.
+    """
+    of = settings.kubernetes
+    if of.deployment is None:
+        return None
+    try:
+        from bellbuoy.adapters.kubernetes import KubernetesApi
+    except ModuleNotFoundError as error:
+        if error.name not in ("lightkube", "httpx2", "msgspec"):
+            raise
+        raise ConfigurationError(
+            "[kubernetes] deployment is set, and the driver is not installed", hint="pip install 'bellbuoy[kubernetes]'"
+        ) from None
+    return KubernetesApi(of.deployment, namespace=of.namespace, kubeconfig=of.kubeconfig, clock=clock, rng=rng)
+
+
+def _of_cluster(
+    cluster: KubernetesApi,
+    owner: str,
+    settings: Settings,
+    stores: Stores,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+) -> tuple[Scaling, dict[str, Loop]]:
+    """What scales the Deployment, and what has to run for that and to watch its rollouts."""
+    from bellbuoy.adapters.kubernetes import Bounds, KubernetesRollout, KubernetesScaling
+
+    def measure() -> Measured | None:
+        reading = telemetry.meters.overall.reading(clock.monotonic())
+        return measured(reading.error_rate, reading.p95_s)
+
+    of = settings.kubernetes
+    bounds = Bounds(of.min_replicas, of.max_replicas, of.cooldown_s)
+    scaling = KubernetesScaling(cluster, bounds=bounds, clock=clock, rng=rng, telemetry=telemetry)
+    loops: dict[str, Loop] = {"scaling": scaling}
+    if of.rollback:
+        loops["rollout"] = RolloutWatch(
+            owner,
+            rollout=KubernetesRollout(cluster),
+            measure=measure,
+            store=stores.control,
+            locks=stores.leading,
+            # At its end nothing that is measured is of the time before it.
+            settings=RolloutSettings(watch_s=max(120.0, 2 * settings.health.window_s)),
+            clock=clock,
+            telemetry=telemetry,
+        )
+    return scaling, loops
 
 
 def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:

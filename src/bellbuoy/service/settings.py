@@ -325,6 +325,22 @@ class Recovery(Section):
     settle_s: Seconds = 60.0
 
 
+class Kubernetes(Section):
+    deployment: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] = None
+    namespace: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = None
+    kubeconfig: Path | None = None
+    min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
+    max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 10
+    cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    rollback: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Kubernetes:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError("max_replicas must not be less than min_replicas")
+        return self
+
+
 class Sandbox(Section):
     enabled: bool = False
     host: str = "127.0.0.1"
@@ -356,6 +372,7 @@ class Settings(BaseSettings):
     alerts: Alerts = Alerts()
     health: Health = Health()
     recovery: Recovery = Recovery()
+    kubernetes: Kubernetes = Kubernetes()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 
@@ -363,6 +380,9 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.retry.max_delay_s < self.retry.initial_delay_s:
             raise ValueError("retry.max_delay_s must not be less than retry.initial_delay_s")
+        if self.kubernetes.deployment and self.kubernetes.max_replicas > 1 and self.ledger.embedded:
+            # Each replica would have a ledger of its own, and take it along when it is scaled away.
+            raise ValueError("kubernetes.max_replicas above 1 needs a ledger.url that all replicas share")
         return self
 
     @classmethod
