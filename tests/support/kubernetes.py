@@ -76,6 +76,15 @@ class FakeCluster:
 
         self._update(changed)
 
+    def restart(self, at: str) -> None:
+        """Somebody restarts all pods, as `kubectl rollout restart` does."""
+
+        def changed(document: Document) -> None:
+            metadata = document["spec"]["template"]["metadata"]
+            metadata["annotations"] = {"kubectl.kubernetes.io/restartedAt": at}
+
+        self._update(changed)
+
     def reconcile(self, *, complete: bool = True, failed: bool = False) -> None:
         """The controller: a ReplicaSet for each template, the revision, the status."""
         deployment = self.deployment

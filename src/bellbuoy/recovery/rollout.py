@@ -43,10 +43,15 @@ RolloutStatus = Literal["under_way", "complete", "failed"]
 
 
 class RolloutState(Struct, frozen=True):
-    """The present revision, and how far its rollout is; `failed` once its progress deadline has passed."""
+    """The present revision, and how far its rollout is.
+
+    `what` names what it runs: two revisions that differ by a restart alone run the same. `status` is `failed` once the
+    progress deadline has passed.
+    """
 
     revision: int
     status: RolloutStatus
+    what: str = ""
 
 
 class Rollout(Protocol):
@@ -62,7 +67,7 @@ class Rollout(Protocol):
         ...
 
     async def undo(self, change: str, *, revision: int) -> None:
-        """Go back from `revision` to the one before; once for each `change`, again is nothing.
+        """Go back from `revision` to the last one that ran something else; once for each `change`, again is nothing.
 
         Raises:
             NotFound: there is none before it.
@@ -107,7 +112,7 @@ class Watched(Struct, frozen=True):
     """What is known of a revision.
 
     Args:
-        revision: the one.
+        revision, what: the one, and what it runs.
         status: see above.
         before: measured of the last revision that was well, None when nothing was.
         last: measured of this one since it is not in question any more, None when nothing was.
@@ -116,6 +121,7 @@ class Watched(Struct, frozen=True):
     """
 
     revision: int
+    what: str
     status: Status = "steady"
     before: Measured | None = None
     last: Measured | None = None
@@ -215,7 +221,7 @@ class RolloutWatch:
         kept = await self._store.read("change", self._id)
         self._version = kept.version if kept else 0
         state = await self._rollout.state()
-        watched = _decode(kept.data) if kept else await self._save(Watched(state.revision))
+        watched = _decode(kept.data) if kept else await self._save(Watched(state.revision, state.what))
         if watched.status == "undoing":
             watched = await self._undo(watched)
         elif state.revision != watched.revision:
@@ -227,12 +233,15 @@ class RolloutWatch:
         self._tell(watched)
 
     async def _changed(self, watched: Watched, state: RolloutState) -> Watched:
-        """Another revision is there: what an undo has made, or a new one."""
+        """Another revision is there: what an undo has made, the same after a restart, or a new one."""
         self._worse = 0
         if watched.status == "undone" and state.revision == watched.revision + 1:
-            return await self._save(replace(watched, revision=state.revision, status="restored"))
+            restored = replace(watched, revision=state.revision, what=state.what, status="restored")
+            return await self._save(restored)
+        if watched.status != "undone" and state.what == watched.what:
+            return await self._save(replace(watched, revision=state.revision, since=None))
         self._telemetry.event("rollout_watched", deployment=self._rollout.name, revision=state.revision)
-        return await self._save(Watched(state.revision, "watching", watched.well))
+        return await self._save(Watched(state.revision, state.what, "watching", watched.well))
 
     async def _watch(self, watched: Watched, state: RolloutState) -> Watched:
         verdict = judge(watched.before, self._measure(), self._settings)

@@ -34,7 +34,7 @@ class ScriptedRollout:
     name = "push/bellbuoy"
 
     def __init__(self) -> None:
-        self.at = RolloutState(1, "complete")
+        self.at = RolloutState(1, "complete", "image-1")
         self.undone: list[str] = []
         self.fails: Exception | None = None
 
@@ -47,7 +47,7 @@ class ScriptedRollout:
         if change in self.undone:
             return
         self.undone.append(change)
-        self.at = RolloutState(revision + 1, "complete")
+        self.at = RolloutState(revision + 1, "complete", "image before")
 
 
 class World:
@@ -80,7 +80,8 @@ class World:
     async def deploy(self, watch: RolloutWatch, then: Measured | None) -> None:
         """Roll the next revision out, after which this is measured."""
         await self.look(watch)
-        self.rollout.at = RolloutState(self.rollout.at.revision + 1, "complete")
+        number = self.rollout.at.revision + 1
+        self.rollout.at = RolloutState(number, "complete", f"image-{number}")
         self.measured = then
         await self.look(watch)
 
@@ -136,6 +137,25 @@ async def test_a_revision_that_is_as_good_stays(world: World) -> None:
     assert world.issues == []
 
 
+async def test_a_restart_is_no_new_revision_to_judge(world: World) -> None:
+    watch = world.watch()
+    await world.look(watch)
+    world.rollout.at = RolloutState(2, "complete", "image-1")
+    world.measured = NOTHING
+    await world.look(watch, 2 * WATCH_S)
+    assert not world.of("rollout_watched")
+    assert world.issues == []
+
+
+async def test_a_restart_ends_no_watch(world: World) -> None:
+    watch = world.watch()
+    await world.deploy(watch, NOTHING)
+    world.rollout.at = RolloutState(3, "complete", "image-2")
+    world.measured = BAD
+    await world.look(watch, WATCH_S)
+    assert world.rollout.undone == ["rollout:push/bellbuoy:3"]
+
+
 async def test_one_bad_look_is_no_evidence(world: World) -> None:
     watch = world.watch()
     await world.deploy(watch, BAD)
@@ -148,7 +168,7 @@ async def test_one_bad_look_is_no_evidence(world: World) -> None:
 async def test_a_rollout_that_does_not_progress_is_undone_whatever_is_measured(world: World) -> None:
     watch = world.watch()
     await world.look(watch)
-    world.rollout.at = RolloutState(2, "failed")
+    world.rollout.at = RolloutState(2, "failed", "image-2")
     await world.look(watch, EVERY_S)
     assert world.rollout.undone == ["rollout:push/bellbuoy:2"]
 
@@ -180,11 +200,11 @@ async def test_nothing_measured_before_is_no_success(world: World) -> None:
 async def test_the_window_begins_when_the_rollout_is_complete(world: World) -> None:
     watch = world.watch()
     await world.look(watch)
-    world.rollout.at = RolloutState(2, "under_way")
+    world.rollout.at = RolloutState(2, "under_way", "image-2")
     world.measured = NOTHING
     await world.look(watch, 3 * WATCH_S)
     assert world.issues == []
-    world.rollout.at = RolloutState(2, "complete")
+    world.rollout.at = RolloutState(2, "complete", "image-2")
     world.measured = GOOD
     await world.look(watch, 2 * WATCH_S)
     assert world.issues == []
@@ -192,7 +212,7 @@ async def test_the_window_begins_when_the_rollout_is_complete(world: World) -> N
 
 async def test_what_was_measured_before_outlives_who_measured_it(world: World) -> None:
     await world.look(world.watch("of the first revision"))
-    world.rollout.at = RolloutState(2, "complete")
+    world.rollout.at = RolloutState(2, "complete", "image-2")
     await world.clock.advance(LOCK_S + 1)
     world.measured = BAD
     await world.look(world.watch("of the second revision"), WATCH_S)
@@ -202,7 +222,7 @@ async def test_what_was_measured_before_outlives_who_measured_it(world: World) -
 async def test_one_watches_at_a_time(world: World) -> None:
     one, other = world.watch("one"), world.watch("other")
     await world.look(one)
-    world.rollout.at = RolloutState(2, "complete")
+    world.rollout.at = RolloutState(2, "complete", "image-2")
     await other.step()
     assert not world.of("rollout_watched")
     await one.step()

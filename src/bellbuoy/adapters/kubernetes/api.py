@@ -29,6 +29,9 @@ _AccessReview = create_global_resource(
     "authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"
 )
 
+RESTARTED = "kubectl.kubernetes.io/restartedAt"
+"""On a pod template: when its pods were last restarted, as `kubectl rollout restart` says it."""
+
 TIMEOUT_S = 10.0
 TRIES_MAX = 8
 """How often a change is tried anew when others change the Deployment at the same time."""

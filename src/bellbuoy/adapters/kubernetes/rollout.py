@@ -2,17 +2,18 @@
 
 How far a rollout is, is read as `kubectl rollout status` reads it, and the way back is that of `kubectl rollout undo`:
 the pod template of the ReplicaSet with the highest revision below the present one (kubernetes/kubectl,
-pkg/polymorphichelpers/rollout_status.go and rollback.go).
+pkg/polymorphichelpers/rollout_status.go and rollback.go). A restart makes a revision of its own that runs the same, so
+going back is going past those.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import hashlib
 
 import msgspec
 
-from bellbuoy.adapters.kubernetes.api import Document, KubernetesApi, notes, version_of
+from bellbuoy.adapters.kubernetes.api import RESTARTED, Document, KubernetesApi, notes, version_of
 from bellbuoy.errors import Conflict, NotFound, Unavailable
 from bellbuoy.recovery.rollout import RolloutState, RolloutStatus
 
@@ -44,7 +45,7 @@ class KubernetesRollout:
 
     async def state(self) -> RolloutState:
         deployment = await self._api.deployment()
-        return RolloutState(revision=_revision(deployment), status=_status(deployment))
+        return RolloutState(_revision(deployment), _status(deployment), _what(deployment))
 
     async def undo(self, change: str, *, revision: int) -> None:
         async def back(deployment: Document) -> None:
@@ -68,15 +69,18 @@ class KubernetesRollout:
             raise Unavailable(
                 f"the Deployment {self._api.name} is paused", hint=f"kubectl rollout resume deploy/{self._api.name}"
             )
-        sets = {_revision(one): one for one in await self._api.replica_sets(deployment)}
-        before = max((number for number in sets if 0 < number < current), default=None)
+        sets = {
+            _revision(one): one
+            for one in await self._api.replica_sets(deployment)
+            if 0 < _revision(one) < current and _what(one) != _what(deployment)
+        }
+        before = max(sets, default=None)
         if before is None:
             raise NotFound(
                 f"the Deployment {self._api.name} has no revision before {current}",
                 hint="its revisionHistoryLimit is 0, or this is the first; deploy one that works",
             )
-        template: dict[str, Any] = copy.deepcopy(sets[before]["spec"]["template"])
-        (template["metadata"].get("labels") or {}).pop(HASH, None)
+        template = _template(sets[before])
         undone = dict([*undone.items(), (change, before)][-_UNDONE_MAX:])
         # What the revision was annotated with comes back; what else the Deployment is annotated with stays.
         theirs = {
@@ -107,6 +111,22 @@ def _status(deployment: Document) -> RolloutStatus:
     if updated < desired or total > updated or status.get("availableReplicas", 0) < updated:
         return "under_way"
     return "complete"
+
+
+def _template(document: Document) -> Document:
+    """The pod template without the hash, which a ReplicaSet alone has."""
+    template: Document = copy.deepcopy(document["spec"]["template"])
+    (template["metadata"].get("labels") or {}).pop(HASH, None)
+    return template
+
+
+def _what(document: Document) -> str:
+    """A name for what the pods run, whenever they were restarted."""
+    template = _template(document)
+    annotations = dict(template["metadata"].get("annotations") or {})
+    annotations.pop(RESTARTED, None)
+    template["metadata"]["annotations"] = annotations
+    return hashlib.sha256(msgspec.json.encode(template, order="deterministic")).hexdigest()[:16]
 
 
 def _is_observed(deployment: Document) -> bool:

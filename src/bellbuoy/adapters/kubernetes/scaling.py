@@ -20,14 +20,13 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from bellbuoy.adapters.kubernetes.api import Document, KubernetesApi, notes, version_of
+from bellbuoy.adapters.kubernetes.api import RESTARTED, Document, KubernetesApi, notes, version_of
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Unavailable, code_of
 from bellbuoy.ports.operations import Telemetry
 
 SCALING = "bellbuoy.dev/scaling"
 REPLACED = "bellbuoy.dev/replaced-for"
-RESTARTED = "kubectl.kubernetes.io/restartedAt"
 EVERY_S = 15.0
 _REASONS_MAX = 100
 

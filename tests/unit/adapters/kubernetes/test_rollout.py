@@ -12,7 +12,6 @@ import pytest
 from bellbuoy.adapters.kubernetes import KubernetesApi, KubernetesRollout
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import Conflict, NotFound, Unavailable
-from bellbuoy.recovery.rollout import RolloutState
 from tests.support.kubernetes import NAME, FakeCluster, serving
 
 
@@ -27,6 +26,14 @@ class World:
         self.cluster.deploy(image)
         self.cluster.reconcile()
 
+    def restart(self, at: str) -> None:
+        self.cluster.restart(at)
+        self.cluster.reconcile()
+
+    async def state(self) -> tuple[int, str]:
+        state = await self.rollout.state()
+        return state.revision, state.status
+
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
@@ -38,15 +45,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_how_far_a_rollout_is(world: World) -> None:
-    assert await world.rollout.state() == RolloutState(1, "complete")
+    assert await world.state() == (1, "complete")
     world.cluster.deploy("v2")
-    assert await world.rollout.state() == RolloutState(1, "under_way"), "its controller has not seen it"
+    assert await world.state() == (1, "under_way"), "its controller has not seen it"
     world.cluster.reconcile(complete=False)
-    assert await world.rollout.state() == RolloutState(2, "under_way")
+    assert await world.state() == (2, "under_way")
     world.cluster.reconcile()
-    assert await world.rollout.state() == RolloutState(2, "complete")
+    assert await world.state() == (2, "complete")
     world.cluster.reconcile(complete=False, failed=True)
-    assert await world.rollout.state() == RolloutState(2, "failed")
+    assert await world.state() == (2, "failed")
 
 
 async def test_undo_goes_back_to_the_template_before(world: World) -> None:
@@ -61,7 +68,7 @@ async def test_undo_goes_back_to_the_template_before(world: World) -> None:
     assert world.cluster.annotations["kubernetes.io/change-cause"] == "the first"
     assert world.cluster.annotations["kept"] == "yes"
     world.cluster.reconcile()
-    assert await world.rollout.state() == RolloutState(3, "complete")
+    assert await world.state() == (3, "complete")
     assert len(world.cluster.sets) == 2
 
 
@@ -81,6 +88,18 @@ async def test_undo_skips_revisions_that_are_gone(world: World) -> None:
     del world.cluster.sets[1]
     await world.rollout.undo("change-1", revision=3)
     assert world.cluster.image == "v1"
+
+
+async def test_a_restart_runs_the_same_and_is_no_way_back(world: World) -> None:
+    world.deploy("v2")
+    before = await world.rollout.state()
+    world.restart("2027-01-15T08:00:00+00:00")
+    after = await world.rollout.state()
+    assert (after.revision, after.what) == (3, before.what)
+    await world.rollout.undo("change-1", revision=3)
+    assert world.cluster.image == "v1"
+    world.cluster.reconcile()
+    assert (await world.rollout.state()).what != before.what
 
 
 async def test_no_revision_before(world: World) -> None:

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 
 from bellbuoy.adapters.kubernetes import Bounds, KubernetesApi, KubernetesScaling
-from bellbuoy.adapters.kubernetes.scaling import RESTARTED, SCALING, Scaled, seen, wanted
+from bellbuoy.adapters.kubernetes.api import RESTARTED
+from bellbuoy.adapters.kubernetes.scaling import SCALING, Scaled, seen, wanted
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import ConfigurationError, Unavailable
 from tests.support.flow import RecordingTelemetry
