@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from random import Random
 
@@ -78,3 +79,12 @@ def test_outside_a_cluster_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         assembly.kubernetes(settings, clock=SystemClock(), rng=Random(1))
     assert "kubeconfig" in (caught.value.hint or "")
+
+
+def test_without_the_driver_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("bellbuoy.adapters.kubernetes")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightkube", None)
+    with pytest.raises(ConfigurationError) as caught:
+        assembly.kubernetes(settings_of(tmp_path, tmp_path), clock=SystemClock(), rng=Random(1))
+    assert "bellbuoy[kubernetes]" in (caught.value.hint or "")
