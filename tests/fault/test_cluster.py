@@ -244,8 +244,9 @@ def titled(title: str) -> dict[str, Any]:
     return document
 
 
-LEDGER_AWAY: list[Fault] = [mongodb_cut]
-BOTH_AWAY: list[Fault] = [mongodb_cut, rabbitmq_cut]
+# With Redis there the second node would know that the key was used.
+LEDGER_AWAY: list[Fault] = [redis_cut, mongodb_cut]
+BOTH_AWAY: list[Fault] = [redis_cut, mongodb_cut, rabbitmq_cut]
 
 
 @pytest.mark.parametrize("faults", [LEDGER_AWAY, BOTH_AWAY], ids=["ledger-away", "both-away"])

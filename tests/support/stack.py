@@ -104,11 +104,16 @@ class Stack:
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            page = self.front.get(f"/v1/notifications?limit=200{cursor}")
+            page = wait_for(partial(self._page, cursor), why="a page of notifications")
             found += page["items"]
             if page["next_cursor"] is None:
                 return found
             cursor = f"&cursor={page['next_cursor']}"
+
+    def _page(self, cursor: str) -> Any:
+        """A page, None while a node refuses what was under way on connections that it has just replaced."""
+        answer = self.front.call("GET", f"/v1/notifications?limit=200{cursor}")
+        return answer.json() if answer.status == 200 else None
 
     def seen(self) -> dict[str, list[dict[str, Any]]]:
         """All that the providers got."""
@@ -125,7 +130,7 @@ class Stack:
 def _stores_well(node: Server) -> bool:
     answer = node.call("GET", "/v1/health")
     found = answer.json()["dependencies"]
-    stores = [found[name] for name in ("ledger", "queue", "cache")]
+    stores = [found[name] for name in ("ledger", "queue", "cache") if name in found]
     return answer.status == 200 and all(one["status"] == "healthy" and one["breaker"] == "closed" for one in stores)
 
 
