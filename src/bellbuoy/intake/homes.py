@@ -371,20 +371,25 @@ class Homes:
             return 0
         offers = [offer for entry in entries if isinstance(entry, Accepted) for offer in entry.offers]
         accounts = [entry.account for entry in entries if not isinstance(entry, Accepted)]
+        if offers:
+            # As on every day: to both at once, so that what the queue brings is not claimed from the ledger as well.
+            taken = await (self._ledger.accept(offers) if self._queue is None else self._first(offers, self._queue))
+            for offer, one in zip(offers, taken, strict=True):
+                self._compare(offer, one)
+        if accounts:
+            await self._hand_in(accounts)
+        await self._healed(entries, last)
+        return len(entries)
+
+    async def _hand_in(self, accounts: Sequence[Account]) -> None:
+        """Give accounts to the ledger, or to the queue on their way there. Raises Full, Unavailable."""
         try:
-            if offers:
-                for offer, taken in zip(offers, await self._ledger.accept(offers), strict=True):
-                    self._compare(offer, taken)
-            if accounts and await self.absorb(accounts, now=self._clock.time()):
+            if await self.absorb(accounts, now=self._clock.time()):
                 raise Busy("somebody else holds what was to be written", retry_after_s=1.0)
         except Unavailable:
             if self._queue is None:
                 raise
-            await _put(self._queue, offers, self._clock.time())
-            self._remember(offers)
             await self._queue.put("outcomes", [Message(one.record, one.body_hash) for one in accounts])
-        await self._healed(entries, last)
-        return len(entries)
 
     async def _healed(self, entries: Sequence[Entry], last: int) -> None:
         await self.kept.let_go(entries, last)
