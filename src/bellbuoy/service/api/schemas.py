@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from bellbuoy.model.change import ChangeStatus, ValueKind
 from bellbuoy.model.delivery import DeliveryStatus, NotificationStatus, Outcome
 from bellbuoy.model.notification import Content, OnUncertain, Priority
 from bellbuoy.model.operation import IncidentStatus, Scope
@@ -434,3 +435,101 @@ class IncidentView(Struct):
 
 class IncidentsView(Struct):
     items: list[IncidentView]
+
+
+class VersionView(Struct):
+    """One version of a value: who made it, and what came of the watch over it."""
+
+    version: int
+    value: Any
+    changed_at: str
+    changed_by: str
+    status: ChangeStatus
+    why: str
+
+
+class FlagPut(Struct, forbid_unknown_fields=True):
+    enabled: bool
+
+
+class FlagView(Struct):
+    """A flag: `enabled` as an operator set it, `effective` as it is, since a mode may turn it off."""
+
+    name: str
+    description: str | None
+    enabled: bool
+    effective: bool
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class FlagsView(Struct):
+    items: list[FlagView]
+
+
+class FlagHistoryView(Struct):
+    name: str
+    description: str | None
+    enabled: bool
+    effective: bool
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+    history: list[VersionView]
+
+
+class SettingPut(Struct, forbid_unknown_fields=True):
+    """A number, or null for what is configured."""
+
+    value: int | float | None
+
+
+class SettingView(Struct):
+    """A setting that may change while the service runs: `value` as it holds, `default` as it is configured."""
+
+    name: str
+    value: float | None
+    default: float | None
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class SettingsView(Struct):
+    items: list[SettingView]
+
+
+class SettingHistoryView(Struct):
+    name: str
+    value: float | None
+    default: float | None
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+    history: list[VersionView]
+
+
+class ChangeView(Struct):
+    """A change of a flag, a setting or a template; null stands for what the service does by itself."""
+
+    id: str
+    kind: ValueKind
+    name: str
+    version: int
+    value_before: Any
+    value: Any
+    changed_at: str
+    changed_by: str
+    status: ChangeStatus
+    why: str
+    decided_at: str | None
+    decided_by: str | None
+
+
+class ChangesView(Struct):
+    items: list[ChangeView]
