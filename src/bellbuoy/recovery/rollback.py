@@ -36,6 +36,9 @@ FRESH_S = 5.0
 GRACE_S = 5.0
 """How long after the end of a watch a process that cannot say waits for one that can."""
 
+SWEEP_S = 10.0
+"""How often it is looked for incidents about changes that were decided in another way, or on another machine."""
+
 BY = "rollback"
 
 
@@ -99,6 +102,7 @@ class Rollback:
         self._begun: dict[str, Mapping[str, Figures]] = {}
         self._failures: dict[str, int] = {}
         self._started = clock.time()
+        self._next_sweep = clock.monotonic() + SWEEP_S
 
     async def run(self) -> None:
         """Look every `EVERY_S`, until cancelled."""
@@ -126,6 +130,10 @@ class Rollback:
                     await self._watch(change)
         for id in self._begun.keys() - seen:
             self._end(id)  # It has been changed again.
+        now = self._clock.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_S
+            await self._sweep()
 
     async def roll_back(self, id: str, *, by: str) -> Change:
         """Take a change back as an operator asks; done when this returns, unless another process is at it.
@@ -275,6 +283,19 @@ class Rollback:
         incident = await self._incidents.open(Issue(issue, change.id, detail, self._clock.time()), first_after_s=None)
         self._telemetry.event("incident_opened", incident=incident.id, issue=issue, component=change.id, why=why)
         return incident
+
+    async def _sweep(self) -> None:
+        """End incidents that ask of changes which nobody need be asked of any more."""
+        for incident in (await self._incidents.latest()).values():
+            if incident.issue != "change_inconclusive" or incident.status == "resolved":
+                continue
+            try:
+                change = await self._changes.get(incident.component)
+            except NotFound:
+                await self._incidents.resolve(incident.id, by=BY)  # Twenty versions have come since.
+                continue
+            if change.version.status != "inconclusive":
+                await self._close(incident.issue, change, by=change.version.decided_by or BY)
 
     async def _close(self, issue: str, change: Change, *, by: str) -> None:
         known = (await self._incidents.latest()).get(key_of(issue, change.id))
