@@ -11,7 +11,7 @@ from typing import Any
 
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas, steering
+from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas, steering, templates
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 
@@ -360,6 +360,36 @@ ROUTES: tuple[Route, ...] = (
         body=schemas.SettingPut,
         problems=(404, 409),
         changes=True,
+    ),
+    Route(
+        "GET",
+        "/v1/templates/{name}",
+        templates.get,
+        "A template of content",
+        "read",
+        {200: schemas.TemplateView},
+        problems=(404,),
+    ),
+    Route(
+        "PUT",
+        "/v1/templates/{name}",
+        templates.put,
+        "Write a template of content",
+        "operate",
+        {200: schemas.TemplateView},
+        body=schemas.TemplatePut,
+        problems=(409,),
+        changes=True,
+    ),
+    Route(
+        "POST",
+        "/v1/templates/{name}/render",
+        templates.render,
+        "Fill a template in; nothing is sent",
+        "read",
+        {200: schemas.RenderedView},
+        body=schemas.RenderPost,
+        problems=(404,),
     ),
     Route(
         "GET",

@@ -514,6 +514,45 @@ class SettingHistoryView(Struct):
     history: list[VersionView]
 
 
+Variant = Annotated[str, Meta(pattern="^(default|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$", max_length=35)]
+
+
+class TemplateText(Struct, forbid_unknown_fields=True):
+    """Jinja2 without loops within loops, calls and assignments; `docs/rollback.md` says what is left."""
+
+    title: Annotated[str, Meta(max_length=1_000)] = ""
+    body: Annotated[str, Meta(max_length=8_000)] = ""
+
+
+class TemplatePut(Struct, forbid_unknown_fields=True):
+    """The texts by locale; `default` is for all others."""
+
+    locales: Annotated[dict[Variant, TemplateText], Meta(min_length=1, max_length=30)]
+
+
+class TemplateView(Struct):
+    name: str
+    locales: dict[str, TemplateText]
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class RenderPost(Struct, forbid_unknown_fields=True):
+    """What a template is filled in with; without a locale, or one that it does not have, it is the default's."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    locale: Locale | None = None
+
+
+class RenderedView(Struct):
+    title: str
+    body: str
+    locale: str
+    version: int
+
+
 class ChangeView(Struct):
     """A change of a flag, a setting or a template; null stands for what the service does by itself."""
 

@@ -40,7 +40,7 @@ async def flag(context: Context, call: Call) -> Reply:
 
 async def put_flag(context: Context, call: Call) -> Reply:
     """`PUT /v1/flags/{name}`."""
-    name = _name(call)
+    name = name_of(call)
     enabled = (await call.document(_flag, BODY_BYTES_MAX)).enabled
     found = await context.steering.changes.put("flag", name, enabled, by=call.key.id)
     return Reply.json(_flag_view(context, found))
@@ -86,14 +86,16 @@ async def keep(context: Context, call: Call) -> Reply:
     return Reply.json(_change_view(await context.steering.rollback.keep(call.path("id"), by=call.key.id)))
 
 
-def _name(call: Call) -> str:
+def name_of(call: Call) -> str:
+    """The name of a value in the path. Raises Invalid for what is none."""
     name = call.path("name")
     if not re.fullmatch(NAME_PATTERN, name):
         raise Invalid("the name is not valid", errors=[("name", f"Expected {NAME_PATTERN}")])
     return name
 
 
-def _made(valued: Valued) -> dict[str, Any]:
+def made(valued: Valued) -> dict[str, Any]:
+    """Which version holds, and who made it when."""
     current = valued.current
     return {
         "version": current.n if current else 0,
@@ -110,14 +112,14 @@ def _flag_view(context: Context, valued: Valued) -> dict[str, Any]:
         "description": KNOWN.get(valued.name),
         "enabled": flags.is_set(valued.name),
         "effective": flags.is_on(valued.name),
-        **_made(valued),
+        **made(valued),
     }
 
 
 def _setting_view(context: Context, valued: Valued) -> dict[str, Any]:
     default = context.steering.live.default(valued.name)
     value = default if valued.value is None else valued.value
-    return {"name": valued.name, "value": value, "default": default, **_made(valued)}
+    return {"name": valued.name, "value": value, "default": default, **made(valued)}
 
 
 def _history(valued: Valued) -> list[dict[str, Any]]:
