@@ -157,6 +157,21 @@ def test_only_what_could_be_configured_can_be_set(server: Server, name: str, val
     assert server.call("PUT", f"/v1/settings/{name}", {"value": value}).status == status
 
 
+def test_all_processes_of_a_machine_go_by_a_setting(tmp_path: Path) -> None:
+    arguments = ("serve", "--sandbox", "--port", "0", "--workers", "2")
+    with Server(tmp_path / "data", arguments=arguments) as server:
+        change(server, "retry.max_attempts", 1)
+        wait_for(
+            lambda: all(setting(server, "retry.max_attempts")["value"] == 1 for _ in range(20)),
+            why="whichever process answers knows it",
+        )
+        for n in range(4):
+            device = {"platform": "android", "provider": "fcm", "token": f"sandbox-unavailable-{n}"}
+            sent = server.send({"recipient": {"device": device}, "content": {"title": "t"}})
+            (delivery,) = server.wait_status(sent, "dead_lettered")["deliveries"]
+            assert len(delivery["attempts"]) == 1, "whichever process delivers goes by it"
+
+
 def test_the_command_line_lists_and_sets(server: Server) -> None:
     assert "retry.max_attempts" in server.cli("settings")
     assert server.cli("settings", "set", "retry.max_attempts", "6") == "retry.max_attempts is 6\n"

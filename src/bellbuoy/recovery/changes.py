@@ -39,8 +39,20 @@ class Measures(Protocol):
         """Of the last while, by dependency."""
         ...
 
-    def begin(self, id: str, window_s: float) -> None:
-        """Measure for `id` from now on, for as long as `window_s` seconds; again changes nothing."""
+    def remember(self) -> None:
+        """Remember for some seconds what `now` says; called about every second."""
+        ...
+
+    def before(self, at: float) -> Mapping[str, Figures] | None:
+        """What `now` said at an epoch second, or up to a second earlier; None where that is not remembered."""
+        ...
+
+    def begin(self, id: str, at: float, window_s: float) -> None:
+        """Measure for `id` since an epoch second, some seconds ago at most, for `window_s` seconds.
+
+        Again changes nothing. A change may do its harm at once, before a process hears of it, so what was just called
+        counts as well.
+        """
         ...
 
     def since(self, id: str) -> Mapping[str, Figures]:

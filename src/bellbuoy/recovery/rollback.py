@@ -30,9 +30,6 @@ from bellbuoy.resilience.saga import Saga, SagaFailed, Step
 
 EVERY_S = 1.0
 LOCK_S = 30.0
-FRESH_S = 5.0
-"""What a process measures so long after a change still counts as from before it, since its window is much longer."""
-
 GRACE_S = 5.0
 """How long after the end of a watch a process that cannot say waits for one that can."""
 
@@ -101,7 +98,6 @@ class Rollback:
         self._telemetry = telemetry
         self._begun: dict[str, Mapping[str, Figures]] = {}
         self._failures: dict[str, int] = {}
-        self._started = clock.time()
         self._next_sweep = clock.monotonic() + SWEEP_S
 
     async def run(self) -> None:
@@ -115,6 +111,7 @@ class Rollback:
 
     async def step(self) -> None:
         """Look once at the last change of every value."""
+        self._measures.remember()
         seen: set[str] = set()
         for kind in KINDS:
             for valued in await self._values.all(kind):
@@ -167,9 +164,9 @@ class Rollback:
         now = self._clock.time()
         if id not in self._begun:
             # Who was not there before the change knows what was measured then from its document only.
-            there = self._started <= version.at and now - version.at < FRESH_S
-            self._begun[id] = self._measures.now() if there else version.before
-            self._measures.begin(id, self._settings.watch_s + GRACE_S)
+            before = self._measures.before(version.at)
+            self._begun[id] = version.before if before is None else before
+            self._measures.begin(id, version.at, self._settings.watch_s + GRACE_S)
         ended = now >= version.at + self._settings.watch_s
         verdict = judge(
             self._begun[id],

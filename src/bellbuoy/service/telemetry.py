@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -150,13 +150,19 @@ FAILED = frozenset({"retryable", "uncertain", "credential_rejected"})
 """Outcomes that say that something is wrong with the provider or with us, rather than with one recipient."""
 
 
+class Metering(Protocol):
+    """Takes measurements; see `Meters.add`."""
+
+    def add(self, dependency: str, now: float, seconds: float | None, *, failed: bool, calls: int = 1) -> None: ...
+
+
 class ServiceTelemetry:
     """Implements `bellbuoy.ports.operations.Telemetry` over structlog, one Prometheus registry, and health's meters."""
 
     def __init__(self, clock: Clock | None = None, meters: Meters | None = None) -> None:
         self.registry = CollectorRegistry()
         self.meters = meters or Meters()
-        self.more_meters: list[Meters] = []  # Of those who measure since a moment of their own.
+        self.more_meters: list[Metering] = []  # Of those who measure since a moment of their own.
         self._clock = clock or SystemClock()
         self.issues: dict[tuple[str, str], Issue] = {}
         self._log = structlog.get_logger("bellbuoy")

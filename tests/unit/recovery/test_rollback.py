@@ -69,14 +69,21 @@ class ScriptedMeasures:
     """What a process measures, as the test says."""
 
     def __init__(self) -> None:
-        self.before: dict[str, Figures] = {"fcm": CALM}
+        self.earlier: dict[str, Figures] = {"fcm": CALM}
+        self.there = True
         self.after: dict[str, Figures] = {}
         self.of: set[str] = set()
 
     def now(self) -> Mapping[str, Figures]:
-        return dict(self.before)
+        return dict(self.earlier)
 
-    def begin(self, id: str, window_s: float) -> None:
+    def remember(self) -> None:
+        """The test says what is remembered."""
+
+    def before(self, at: float) -> Mapping[str, Figures] | None:
+        return dict(self.earlier) if self.there else None
+
+    def begin(self, id: str, at: float, window_s: float) -> None:
         self.of.add(id)
 
     def since(self, id: str) -> Mapping[str, Figures]:
@@ -208,7 +215,7 @@ async def test_what_nobody_can_say_is_held_and_asked(world: World, after: dict[s
 
 async def test_one_process_that_can_say_answers_for_one_that_cannot(world: World) -> None:
     idle, busy = world.process("idle"), world.process("busy")
-    idle.measures.before = {"ledger": CALM}
+    idle.measures.earlier = {"ledger": CALM}
     idle.measures.after = {"ledger": CALM}
     await idle.changes.put("setting", NAME, 5, by="k")
     busy.measures.after = {"fcm": CALM}
@@ -230,7 +237,7 @@ async def test_a_process_that_was_not_there_goes_by_what_the_change_remembers(wo
     await world.process("first").changes.put("setting", NAME, 5, by="k")
     await world.clock.advance(1.0)
     second = world.process("second")
-    second.measures.before = {}
+    second.measures.there = False
     second.measures.after = {"fcm": Figures(100, 50, 0.1)}
     await second.rollback.step()
     await second.rollback.step()
