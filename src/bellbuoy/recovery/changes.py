@@ -40,7 +40,7 @@ class Measures(Protocol):
         ...
 
     def remember(self) -> None:
-        """Remember for some seconds what `now` says; called about every second."""
+        """Remember for some seconds what `now` says; called about every second, and right before a change."""
         ...
 
     def before(self, at: float) -> Mapping[str, Figures] | None:
@@ -102,6 +102,7 @@ class Changes:
             Conflict: it is being rolled back, or changed by others all the time.
             Full, Unavailable: the store did not take it; nothing has changed.
         """
+        self._measures.remember()
         now, before = self._clock.time(), self._measures.now()
 
         def how(valued: Valued) -> Valued:
