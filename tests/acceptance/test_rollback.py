@@ -64,7 +64,8 @@ def incidents(server: Server, issue: str) -> list[dict[str, Any]]:
     return [one for one in server.get("/v1/incidents")["items"] if one["issue"] == issue]
 
 
-def test_a_setting_that_raises_the_error_rate_is_taken_back_by_itself(server: Server) -> None:
+def test_automated_rollback(server: Server) -> None:
+    """A setting that raises the error rate is taken back by itself."""
     # The provider takes forty a second, so the pace that is configured does no harm and the one that is set does.
     server.fault("fcm", kind="quota", per_s=40)
     busy(server)

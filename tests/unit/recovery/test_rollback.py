@@ -179,7 +179,8 @@ async def test_no_harm_is_kept_at_the_end_of_the_watch_and_not_before(world: Wor
     assert await one.incidents.all(limit=10) == []
 
 
-async def test_harm_is_taken_back_at_once_and_an_incident_says_why(world: World) -> None:
+async def test_metrics_to_automated_rollback(world: World) -> None:
+    """Harm is taken back at once, and an incident says why."""
     one = world.process()
     await one.changes.put("setting", NAME, 5, by="k")
     one.measures.after = {"fcm": Figures(10, 10, 0.1)}
