@@ -30,6 +30,7 @@ SETTINGS = {
     "BELLBUOY_PROVIDERS__SMS__RATE_PER_S": str(RATE_PER_S),
     "BELLBUOY_BREAKERS__APNS__RECOVERY_TIMEOUT_S": "3",
     "BELLBUOY_BREAKERS__FCM__RECOVERY_TIMEOUT_S": "3",
+    "BELLBUOY_ROLLBACK__WATCH_S": "20",
 }
 
 
@@ -187,3 +188,61 @@ def test_the_doctor_says_how_redis_keeps_what_it_is_told(stack: Stack, tmp_path:
     gone = cache("redis://:secret-word@127.0.0.1:1/0")
     assert gone["level"] == "error"
     assert "secret-word" not in json.dumps(gone)
+
+
+def flag(node: Server, name: str) -> bool:
+    answer = node.call("GET", f"/v1/flags/{name}")
+    return bool(answer.status == 200 and answer.json()["effective"])
+
+
+def put_flag(node: Server, name: str, enabled: bool) -> int:
+    return node.call("PUT", f"/v1/flags/{name}", {"enabled": enabled}).status
+
+
+def test_a_flag_is_pushed_to_every_machine_and_known_while_both_stores_are_away(stack: Stack) -> None:
+    # The mode that an earlier test has put it in ends some seconds after the store is back.
+    wait_for(lambda: put_flag(stack.front, "pushed", True) == 200, why="it takes changes")
+    wait_for(lambda: flag(stack.both, "pushed"), within_s=5, why="long before it would look by itself")
+    assert put_flag(stack.both, "pushed", False) == 200
+    wait_for(lambda: not flag(stack.front, "pushed"), within_s=5, why="the other way round too")
+    assert put_flag(stack.front, "pushed", True) == 200
+    wait_for(lambda: flag(stack.both, "pushed"), within_s=5, why="on again")
+    stack.to_mongodb.cut()
+    stack.to_redis.cut()
+    try:
+        for node in stack.accepting:
+            wait_for(partial(is_read_only, node), why="it knows that the ledger is away")
+            refused = node.call("PUT", "/v1/flags/pushed", {"enabled": False})
+            assert (refused.status, refused.json()["code"]) == (503, "read_only")
+            assert flag(node, "pushed"), "what was known last holds"
+    finally:
+        stack.to_redis.mend()
+        stack.to_mongodb.mend()
+
+
+def is_off(node: Server, name: str) -> bool:
+    return not flag(node, name)
+
+
+def is_read_only(node: Server) -> bool:
+    return "read_only" in health(node)["modes"]
+
+
+def test_a_change_at_one_node_is_taken_back_for_the_harm_that_another_sees(stack: Stack) -> None:
+    stack.settled({stack.front.send(to_android(n)) for n in range(200)})
+    wait_for(lambda: put_flag(stack.front, "harm", True) == 200, why="it takes changes")
+    wait_for(lambda: flag(stack.both, "harm"), within_s=5, why="it is known")
+    stack.outside.fault("fcm", kind="outage")
+    try:
+        ids = {stack.front.send(to_android(n)) for n in range(40)}
+
+        def status() -> str:
+            found = stack.front.get("/v1/changes")["items"]
+            return next(str(one["status"]) for one in found if one["id"] == "flag:harm:1")
+
+        wait_for(lambda: status() == "reverted", within_s=25, why="the front itself calls no provider")
+    finally:
+        stack.outside.fault("fcm")
+    for node in stack.accepting:
+        wait_for(partial(is_off, node, "harm"), within_s=5, why="it is off again")
+    stack.settled(ids)

@@ -84,6 +84,9 @@ class RecordingTelemetry:
     def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
         """Not looked at."""
 
+    def over(self, category: str | None, status: str) -> None:
+        """Not looked at."""
+
     def recovery(self, plan: str, result: str) -> None:
         """Not looked at."""
 

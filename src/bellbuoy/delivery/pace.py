@@ -28,7 +28,7 @@ class Pace:
 
     def __init__(self, name: str, *, rate_per_s: float, shared: RateLimit, alone: RateLimit, clock: Clock) -> None:
         self._name = name
-        self._rate_per_s = rate_per_s
+        self.rate_per_s = rate_per_s
         self._shared = shared
         self._alone = alone
         self._clock = clock
@@ -47,5 +47,5 @@ class Pace:
         return True
 
     async def _reserve(self, limit: RateLimit) -> float | None:
-        burst = max(1, int(self._rate_per_s / 10))
-        return await limit.reserve(self._name, rate_per_s=self._rate_per_s, burst=burst, wait_s_max=WAIT_S_MAX)
+        burst = max(1, int(self.rate_per_s / 10))
+        return await limit.reserve(self._name, rate_per_s=self.rate_per_s, burst=burst, wait_s_max=WAIT_S_MAX)

@@ -60,6 +60,10 @@ class Release:
         self._since: dict[str, float] = {}
         self._sweeping: dict[str, int | None] = {}
 
+    def configure(self, settings: ReleaseSettings) -> None:
+        """Go by other numbers from now on."""
+        self._settings = settings
+
     async def run(self) -> None:
         """Look every `every_s`, until cancelled."""
         while True:

@@ -107,6 +107,10 @@ class Worker:
         """Go by other numbers from now on; what is in hand stays so."""
         self._settings = settings
 
+    def go_by(self, rules: Rules) -> None:
+        """Settle by other numbers from now on."""
+        self._rules = rules
+
     # What intake sees.
 
     def room(self) -> int:
@@ -266,6 +270,8 @@ class Worker:
         if any(d.status == "sending" for d in record.deliveries):
             return  # Its lease runs on: whoever claims it next knows that the outcome is unknown.
         await self._save(record, fence, release=True)
+        if record.over:
+            self._telemetry.over(record.request.category, record.status)
 
     def _admit(self, record: Record, delivery: Delivery, now: float) -> bool:
         """Whether to attempt a delivery now; when not, it is held or failed."""

@@ -26,6 +26,10 @@ class Telemetry(Protocol):
         """A notification was delivered, `seconds` after its acceptance."""
         ...
 
+    def over(self, category: str | None, status: str) -> None:
+        """A notification of a category, None for none, has come to its end with this status."""
+        ...
+
     def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
         """`calls` real calls of a dependency ended after `seconds` each, None when nobody knows."""
         ...

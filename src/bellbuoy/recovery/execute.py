@@ -21,7 +21,7 @@ from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Lock, Locks
 from bellbuoy.recovery.incidents import Incidents
-from bellbuoy.recovery.plan import ATTEMPTS_MAX, ESCALATED_AT_ONCE, PLAN_OF, PLANS, SETTLE_S, key_of, wait_s
+from bellbuoy.recovery.plan import ATTEMPTS_MAX, ESCALATED_AT_ONCE, OTHERS, PLAN_OF, PLANS, SETTLE_S, key_of, wait_s
 from bellbuoy.resilience.saga import Saga, SagaFailed, SagaState, Step
 
 EVERY_S = 0.5
@@ -115,6 +115,8 @@ class Recovery:
             if issue.name in PLAN_OF or issue.name in ESCALATED_AT_ONCE
         }
         latest = await self._incidents.latest()
+        # A change that did harm is no failure that anybody here could find, mend or call over.
+        latest = {key: one for key, one in latest.items() if one.issue not in OTHERS}
         unresolved = {key: one for key, one in latest.items() if one.status != "resolved"}
         for key in {*found, *unresolved}:
             if key in self._running or not await self._hold(key):

@@ -64,6 +64,9 @@ PLAN_OF: Mapping[str, str] = {
 ESCALATED_AT_ONCE = frozenset({"disk_full", "credential_rejected", "rollout_undone", "rollout_unclear"})
 """Issues that no plan can mend and somebody must."""
 
+OTHERS = frozenset({"bad_change", "change_inconclusive", "rollback_failed"})
+"""Issues of what operators change, whose incidents are begun and ended by the watch over changes."""
+
 
 def wait_s(failures: int) -> float:
     """Seconds to wait after the n-th failed attempt, from 1: min(2^(n-1), 60)."""

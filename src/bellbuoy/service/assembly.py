@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bellbuoy import resilience
 from bellbuoy.adapters.apns import ApnsProvider
+from bellbuoy.adapters.control_values import ControlValues
 from bellbuoy.adapters.fcm import FcmProvider
 from bellbuoy.adapters.host import LinuxHost
 from bellbuoy.adapters.memory_shared import MemoryRateLimit
@@ -28,6 +29,7 @@ from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
 from bellbuoy.errors import ConfigurationError
+from bellbuoy.health.flags import Flags
 from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.ports.ledger import Ledger
@@ -37,12 +39,14 @@ from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, m
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.breakers import make_breaker, share_breaker
+from bellbuoy.service.breakers import breaker_settings, make_breaker, share_breaker
 from bellbuoy.service.cache import Cache
 from bellbuoy.service.keys import Keys
+from bellbuoy.service.live import LiveSettings
 from bellbuoy.service.mending import build_incidents, build_mending
 from bellbuoy.service.repairs import Repairs
 from bellbuoy.service.settings import Settings
+from bellbuoy.service.steering import build_steering, wire_flags
 from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals, build_vitals
@@ -127,8 +131,14 @@ def build(
         for p in providers(settings, clock=clock, rng=rng)
     }
     host = LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb))
-    vitals = build_vitals(owner, settings, stores, lanes, host=host, flags=frozenset, clock=clock, telemetry=telemetry)
-    loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals}
+    values = ControlValues(stores.control)
+    live = LiveSettings(settings, values, clock=clock, telemetry=telemetry)
+    pushed = stores.cache.watched is not None
+    flags = Flags(values, stores.cache.flags, pushed=pushed, clock=clock, telemetry=telemetry)
+    vitals = build_vitals(owner, settings, stores, lanes, host=host, flags=flags.on, clock=clock, telemetry=telemetry)
+    wire_flags(flags, vitals.monitor, telemetry)
+    live.on_change.append(lambda now: _reconfigure(now, lanes, vitals, stores.cache, clock))
+    loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals, "flags": flags, "settings": live}
     loops |= {f"share-{type(one).__name__}": one for one in stores.sharing}
     if stores.cache.watched is not None:
         loops |= {
@@ -139,7 +149,7 @@ def build(
         }
     worker = None
     if working:
-        worker, more = _working(owner, settings, stores, lanes, vitals, telemetry, clock, rng)
+        worker, more = _working(owner, settings, stores, lanes, vitals, live, telemetry, clock, rng)
         loops |= more
     nudge = worker.nudge if worker is not None else _nobody
     stores.homes.nudge = nudge
@@ -163,7 +173,10 @@ def build(
     mending = build_mending(
         settings, stores, repairs, incidents, escalation, owner=owner, clock=clock, telemetry=telemetry
     )
-    loops |= {"recovery": mending.recovery, "escalation": escalation}
+    steering = build_steering(
+        settings, stores, values, flags, live, mending, lanes, owner=owner, clock=clock, telemetry=telemetry
+    )
+    loops |= {"recovery": mending.recovery, "escalation": escalation, "rollback": steering.rollback}
     of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
     intake = Intake(
         ledger=stores.ledger,
@@ -178,7 +191,7 @@ def build(
     vitals.controls.steer(intake, of_intake)
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
-    context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending)
+    context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering)
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 
 
@@ -188,6 +201,7 @@ def _working(
     stores: Stores,
     lanes: Mapping[str, Lane],
     vitals: Vitals,
+    live: LiveSettings,
     telemetry: ServiceTelemetry,
     clock: Clock,
     rng: Random,
@@ -199,11 +213,13 @@ def _working(
         ledger=stores.ledger,
         lanes=lanes,
         worker=worker,
-        settings=ReleaseSettings(rate_per_s=settings.delivery.release_per_s, ramp_s=settings.delivery.release_ramp_s),
+        settings=_release_settings(settings),
         clock=clock,
         telemetry=telemetry,
     )
     vitals.controls.steer_worker(worker, of_worker, release)
+    live.on_change.append(lambda now: worker.go_by(_rules(now, lanes, rng)))
+    live.on_change.append(lambda now: release.configure(_release_settings(now)))
     loops: dict[str, Loop] = {"release": release}
     if settings.data.retention_days:
         keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
@@ -408,6 +424,38 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
     )
 
 
+def _release_settings(settings: Settings) -> ReleaseSettings:
+    return ReleaseSettings(rate_per_s=settings.delivery.release_per_s, ramp_s=settings.delivery.release_ramp_s)
+
+
+def _rules(settings: Settings, lanes: Mapping[str, Lane], rng: Random) -> Rules:
+    numbers = settings.retry
+    retry = resilience.RetrySettings(
+        max_attempts=numbers.max_attempts,
+        initial_delay_s=numbers.initial_delay_s,
+        max_delay_s=numbers.max_delay_s,
+        backoff_multiplier=numbers.backoff_multiplier,
+        jitter_factor=numbers.jitter_factor,
+    )
+    return Rules(
+        delay_s=lambda attempt, told_s: retry.delay_s(attempt, rng, retry_after_s=told_s),
+        attempts_max=numbers.max_attempts,
+        server_error_wait_s={name: getattr(settings.providers, name).server_error_wait_s for name in lanes},
+    )
+
+
+def _reconfigure(settings: Settings, lanes: Mapping[str, Lane], vitals: Vitals, cache: Cache, clock: Clock) -> None:
+    """Have the lanes go by other numbers."""
+    for name, lane in lanes.items():
+        rate_per_s = getattr(settings.providers, name).rate_per_s
+        if rate_per_s != (lane.pace.rate_per_s if lane.pace is not None else None):
+            lane.pace = _pace(name, settings, cache, clock)
+    vitals.controls.reconfigure(
+        {name: getattr(settings.providers, name).concurrency_max for name in lanes},
+        {name: breaker_settings(name, getattr(settings.breakers, name)) for name in lanes},
+    )
+
+
 def _worker(
     owner: str,
     settings: Settings,
@@ -419,24 +467,11 @@ def _worker(
     clock: Clock,
     rng: Random,
 ) -> Worker:
-    numbers = settings.retry
-    retry = resilience.RetrySettings(
-        max_attempts=numbers.max_attempts,
-        initial_delay_s=numbers.initial_delay_s,
-        max_delay_s=numbers.max_delay_s,
-        backoff_multiplier=numbers.backoff_multiplier,
-        jitter_factor=numbers.jitter_factor,
-    )
-    rules = Rules(
-        delay_s=lambda attempt, told_s: retry.delay_s(attempt, rng, retry_after_s=told_s),
-        attempts_max=numbers.max_attempts,
-        server_error_wait_s={name: getattr(settings.providers, name).server_error_wait_s for name in lanes},
-    )
     return Worker(
         owner,
         ledger=ledger,
         lanes=lanes,
-        rules=rules,
+        rules=_rules(settings, lanes, rng),
         settings=of_worker,
         clock=clock,
         rng=rng,

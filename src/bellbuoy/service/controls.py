@@ -59,6 +59,12 @@ class Controls:
         """Steer the worker; `of_worker` are its numbers as they are configured."""
         self._worker = worker, of_worker, release
 
+    def reconfigure(self, places: Mapping[str, int], breakers: Mapping[str, BreakerSettings]) -> None:
+        """Go by other numbers than those that were configured at the start, by provider; the modes change these now."""
+        self._places.update(places)
+        self._breakers.update(breakers)
+        self._tune(self._tuning)
+
     def apply(self) -> None:
         """Set everything as the modes are."""
         modes, before = frozenset(self._monitor.modes), self.circumstances

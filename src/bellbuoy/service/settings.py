@@ -341,6 +341,14 @@ class Kubernetes(Section):
         return self
 
 
+class Rollback(Section):
+    enabled: bool = True
+    watch_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    calls_min: Annotated[int, Field(ge=1)] = 20
+    error_rate_worse_by: Annotated[float, Field(gt=0, le=1)] = 0.05
+    p95_worse_times: Annotated[float, Field(gt=1, le=100)] = 2.0
+
+
 class Sandbox(Section):
     enabled: bool = False
     host: str = "127.0.0.1"
@@ -373,6 +381,7 @@ class Settings(BaseSettings):
     health: Health = Health()
     recovery: Recovery = Recovery()
     kubernetes: Kubernetes = Kubernetes()
+    rollback: Rollback = Rollback()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 

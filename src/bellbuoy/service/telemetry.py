@@ -6,8 +6,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
@@ -61,6 +61,12 @@ EVENTS: dict[str, str] = {
     "degraded_mode_ended": "info",
     "mode_pinned": "warning",
     "pins_not_read": "error",
+    "feature_flag_updated": "warning",
+    "flags_not_read": "error",
+    "setting_updated": "warning",
+    "settings_not_read": "error",
+    "template_updated": "info",
+    "change_inconclusive": "warning",
     "health_failed": "error",
     "incident_opened": "warning",
     "incident_resolved": "info",
@@ -115,6 +121,9 @@ EVENTS: dict[str, str] = {
 }
 """Every event that may be logged, and its level; `docs/operations.md` explains each."""
 
+CATEGORIES_MAX = 20
+"""How many categories a process counts by their names; what comes after is `other`."""
+
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 
@@ -138,12 +147,19 @@ FAILED = frozenset({"retryable", "uncertain", "credential_rejected"})
 """Outcomes that say that something is wrong with the provider or with us, rather than with one recipient."""
 
 
+class Metering(Protocol):
+    """Takes measurements; see `Meters.add`."""
+
+    def add(self, dependency: str, now: float, seconds: float | None, *, failed: bool, calls: int = 1) -> None: ...
+
+
 class ServiceTelemetry:
     """Implements `bellbuoy.ports.operations.Telemetry` over structlog, one Prometheus registry, and health's meters."""
 
     def __init__(self, clock: Clock | None = None, meters: Meters | None = None) -> None:
         self.registry = CollectorRegistry()
         self.meters = meters or Meters()
+        self.more_meters: list[Metering] = []  # Of those who measure since a moment of their own.
         self._clock = clock or SystemClock()
         self.issues: dict[tuple[str, str], Issue] = {}
         self._log = structlog.get_logger("bellbuoy")
@@ -181,6 +197,11 @@ class ServiceTelemetry:
             "bellbuoy_escalations_total", "Attempts to tell a human.", ["target", "result"], registry=metrics
         )
         self._escalations_waiting = self._gauge("bellbuoy_escalations_waiting", "Alerts that are still to be sent.")
+        self._category = Counter(
+            "bellbuoy_category_total", "Notifications that are over.", ["category", "outcome"], registry=metrics
+        )
+        self._categories: set[str] = set()
+        self.analytics: Callable[[], bool] = lambda: False  # Whether to count by category.
         self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
         self.journal_pending = self._gauge(
             "bellbuoy_journal_pending", "Notifications that only the journal has.", of_all="livesum"
@@ -210,8 +231,21 @@ class ServiceTelemetry:
     def delivered(self, seconds: float) -> None:
         self._delivery_seconds.observe(max(0.0, seconds))
 
+    def over(self, category: str | None, status: str) -> None:
+        if not self.analytics():
+            return
+        name = category or "none"
+        if name not in self._categories:
+            if len(self._categories) >= CATEGORIES_MAX:
+                name = "other"
+            self._categories.add(name)
+        self._count(1, self._category, name, status)
+
     def measured(self, dependency: str, seconds: float | None, *, failed: bool, calls: int = 1) -> None:
-        self.meters.add(dependency, self._clock.monotonic(), seconds, failed=failed, calls=calls)
+        now = self._clock.monotonic()
+        self.meters.add(dependency, now, seconds, failed=failed, calls=calls)
+        for more in self.more_meters:
+            more.add(dependency, now, seconds, failed=failed, calls=calls)
 
     def recovery(self, plan: str, result: str) -> None:
         self._recovery.labels(plan, result).inc()

@@ -14,6 +14,7 @@ from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.mending import Mending
+from bellbuoy.service.steering import Steering
 from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals
@@ -39,6 +40,7 @@ class Context:
     nudge: Nudge
     vitals: Vitals
     mending: Mending
+    steering: Steering
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

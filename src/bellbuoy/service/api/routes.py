@@ -11,7 +11,7 @@ from typing import Any
 
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas
+from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas, steering, templates
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 
@@ -311,6 +311,110 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.ModeView},
         body=schemas.ModePut,
         problems=(404, 409),
+    ),
+    Route("GET", "/v1/flags", steering.flags, "Flags", "read", {200: schemas.FlagsView}),
+    Route(
+        "GET",
+        "/v1/flags/{name}",
+        steering.flag,
+        "A flag and who changed it when",
+        "read",
+        {200: schemas.FlagHistoryView},
+        problems=(404,),
+    ),
+    Route(
+        "PUT",
+        "/v1/flags/{name}",
+        steering.put_flag,
+        "Switch a flag on or off",
+        "operate",
+        {200: schemas.FlagView},
+        body=schemas.FlagPut,
+        problems=(409,),
+        changes=True,
+    ),
+    Route(
+        "GET",
+        "/v1/settings",
+        steering.settings,
+        "Settings that may change while the service runs",
+        "read",
+        {200: schemas.SettingsView},
+    ),
+    Route(
+        "GET",
+        "/v1/settings/{name}",
+        steering.setting,
+        "A setting and who changed it when",
+        "read",
+        {200: schemas.SettingHistoryView},
+        problems=(404,),
+    ),
+    Route(
+        "PUT",
+        "/v1/settings/{name}",
+        steering.put_setting,
+        "Change a setting, or with null have it as configured",
+        "operate",
+        {200: schemas.SettingView},
+        body=schemas.SettingPut,
+        problems=(404, 409),
+        changes=True,
+    ),
+    Route(
+        "GET",
+        "/v1/templates/{name}",
+        templates.get,
+        "A template of content",
+        "read",
+        {200: schemas.TemplateView},
+        problems=(404,),
+    ),
+    Route(
+        "PUT",
+        "/v1/templates/{name}",
+        templates.put,
+        "Write a template of content",
+        "operate",
+        {200: schemas.TemplateView},
+        body=schemas.TemplatePut,
+        problems=(409,),
+        changes=True,
+    ),
+    Route(
+        "POST",
+        "/v1/templates/{name}/render",
+        templates.render,
+        "Fill a template in; nothing is sent",
+        "read",
+        {200: schemas.RenderedView},
+        body=schemas.RenderPost,
+        problems=(404,),
+    ),
+    Route(
+        "GET",
+        "/v1/changes",
+        steering.changes,
+        "Changes of flags, settings and templates, newest first, and what came of each",
+        "read",
+        {200: schemas.ChangesView},
+        query=_LIMIT,
+    ),
+    *(
+        Route(
+            "POST",
+            f"/v1/changes/{{id}}/{verb}",
+            handler,
+            summary,
+            "operate",
+            {200: schemas.ChangeView},
+            problems=(404, 409),
+            changes=True,
+        )
+        for verb, handler, summary in (
+            ("rollback", steering.roll_back, "Take a change back"),
+            ("keep", steering.keep, "Leave a change, whatever its watch says"),
+        )
     ),
     Route("GET", "/v1/audit", operations.audit, "The books", "read", {200: schemas.BooksView}),
     Route("GET", "/v1/keys", operations.keys, "API keys", "admin", {200: schemas.KeysView}),

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from bellbuoy.model.change import ChangeStatus, ValueKind
 from bellbuoy.model.delivery import DeliveryStatus, NotificationStatus, Outcome
 from bellbuoy.model.notification import Content, OnUncertain, Priority
 from bellbuoy.model.operation import IncidentStatus, Scope
@@ -434,3 +435,140 @@ class IncidentView(Struct):
 
 class IncidentsView(Struct):
     items: list[IncidentView]
+
+
+class VersionView(Struct):
+    """One version of a value: who made it, and what came of the watch over it."""
+
+    version: int
+    value: Any
+    changed_at: str
+    changed_by: str
+    status: ChangeStatus
+    why: str
+
+
+class FlagPut(Struct, forbid_unknown_fields=True):
+    enabled: bool
+
+
+class FlagView(Struct):
+    """A flag: `enabled` as an operator set it, `effective` as it is, since a mode may turn it off."""
+
+    name: str
+    description: str | None
+    enabled: bool
+    effective: bool
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class FlagsView(Struct):
+    items: list[FlagView]
+
+
+class FlagHistoryView(Struct):
+    name: str
+    description: str | None
+    enabled: bool
+    effective: bool
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+    history: list[VersionView]
+
+
+class SettingPut(Struct, forbid_unknown_fields=True):
+    """A number, or null for what is configured."""
+
+    value: int | float | None
+
+
+class SettingView(Struct):
+    """A setting that may change while the service runs: `value` as it holds, `default` as it is configured."""
+
+    name: str
+    value: float | None
+    default: float | None
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class SettingsView(Struct):
+    items: list[SettingView]
+
+
+class SettingHistoryView(Struct):
+    name: str
+    value: float | None
+    default: float | None
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+    history: list[VersionView]
+
+
+Variant = Annotated[str, Meta(pattern="^(default|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*)$", max_length=35)]
+
+
+class TemplateText(Struct, forbid_unknown_fields=True):
+    """Jinja2 without loops within loops, calls and assignments; `docs/rollback.md` says what is left."""
+
+    title: Annotated[str, Meta(max_length=1_000)] = ""
+    body: Annotated[str, Meta(max_length=8_000)] = ""
+
+
+class TemplatePut(Struct, forbid_unknown_fields=True):
+    """The texts by locale; `default` is for all others."""
+
+    locales: Annotated[dict[Variant, TemplateText], Meta(min_length=1, max_length=30)]
+
+
+class TemplateView(Struct):
+    name: str
+    locales: dict[str, TemplateText]
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class RenderPost(Struct, forbid_unknown_fields=True):
+    """What a template is filled in with; without a locale, or one that it does not have, it is the default's."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    locale: Locale | None = None
+
+
+class RenderedView(Struct):
+    title: str
+    body: str
+    locale: str
+    version: int
+
+
+class ChangeView(Struct):
+    """A change of a flag, a setting or a template; null stands for what the service does by itself."""
+
+    id: str
+    kind: ValueKind
+    name: str
+    version: int
+    value_before: Any
+    value: Any
+    changed_at: str
+    changed_by: str
+    status: ChangeStatus
+    why: str
+    decided_at: str | None
+    decided_by: str | None
+
+
+class ChangesView(Struct):
+    items: list[ChangeView]

@@ -17,7 +17,7 @@ import typer
 
 from bellbuoy import __version__
 from bellbuoy.errors import BellbuoyError, ConfigurationError
-from bellbuoy.service.cli import letters, operate, output, show
+from bellbuoy.service.cli import letters, operate, output, show, steer
 from bellbuoy.service.cli import load as loading
 from bellbuoy.service.cli.client import path_of
 from bellbuoy.service.cli.options import (
@@ -43,6 +43,8 @@ LISTS: dict[str, tuple[typer.Typer, Callable[..., None]]] = {
     "dead-letters": (letters.letters_app, letters.letters_list),
     "breakers": (operate.breakers_app, operate.breakers_list),
     "modes": (operate.modes_app, operate.modes_list),
+    "flags": (steer.flags_app, steer.flags_list),
+    "settings": (steer.settings_app, steer.settings_list),
     "incidents": (operate.incidents_app, operate.incidents_list),
     "tombstones": (letters.tombstones_app, letters.tombstones_list),
 }
@@ -61,6 +63,7 @@ app.add_typer(users_app, name="users")
 for name, (group, _) in LISTS.items():
     group.callback(invoke_without_command=True)(_listing)
     app.add_typer(group, name=name)
+app.command()(steer.rollback)
 
 
 def main() -> None:
