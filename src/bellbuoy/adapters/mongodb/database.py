@@ -247,6 +247,11 @@ class Database:
         except PyMongoError as error:
             self._overruns = 0
             raise translated(error, self.where) from None
+        except RuntimeError as error:
+            # A call that was cut off while it waited for one of the driver's locks leaves that as if it had it.
+            if "not acquired" not in str(error):
+                raise
+            raise self._silent() from None
 
     def _overran(self, began: float) -> None:
         """The driver missed its own deadline. When it does so again and again it is stuck; a new one is not."""
