@@ -26,7 +26,7 @@ class ProbeSettings:
     """
 
     interval_s: float = 0.4
-    silent_s: float = 1.0
+    silent_s: float = 0.6
 
 
 class Probe:

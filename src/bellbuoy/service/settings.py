@@ -301,7 +301,7 @@ class Alerts(Section):
 
 class Health(Section):
     interval_s: Annotated[float, Field(ge=0.05, le=60)] = 0.4
-    silent_s: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    silent_s: Annotated[float, Field(ge=0.1, le=60)] = 0.6
     enter_looks: Annotated[int, Field(ge=1, le=100)] = 3
     leave_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     window_s: Seconds = 30.0

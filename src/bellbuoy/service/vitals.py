@@ -27,7 +27,7 @@ BACKLOG_EVERY_S = 2.0
 ANNOUNCE_S = 5.0
 """Seconds between two announcements of modes that have not changed."""
 
-PROVIDER_SILENT_S = 1.4
+PROVIDER_SILENT_S = 0.7
 """A provider across the internet may take longer than a store next door."""
 
 EMBEDDED_SILENT_S = 5.0

@@ -248,8 +248,9 @@ class Database:
             self._overruns = 0
             raise translated(error, self.where) from None
         except RuntimeError as error:
-            # A call that was cut off while it waited for one of the driver's locks leaves that as if it had it.
-            if "not acquired" not in str(error):
+            # A call that was cut off while it waited for one of the driver's locks leaves that as if it had it, and
+            # the next one that waits finds it un-acquired.
+            if "acquired" not in str(error):
                 raise
             raise self._silent() from None
 
