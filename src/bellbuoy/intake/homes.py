@@ -176,8 +176,8 @@ class Homes:
                     one.record.homes = ("ledger", "queue") if one.kind == "new" else one.record.homes
             return taken
         if _failed(queued):
-            self._telemetry.event("publish_failed", code=code_of(queued.exception() or Unavailable("cancelled")))
-            raise written.exception() or Unavailable("no home took it", retry_after_s=1.0)
+            self._telemetry.event("publish_failed", code=code_of(_why(queued)))
+            raise _why(written)
         return await self._from_queue(offers, queued.result(), written)
 
     async def _queued(self, queue: Queue, offers: Sequence[Offer], now: float) -> Mapping[str, Remembered]:
@@ -229,9 +229,9 @@ class Homes:
     async def _unless_queued(self, queued: asyncio.Future[Any], offers: Sequence[Offer]) -> None:
         """Make due at once what the queue does not bring."""
         await asyncio.wait((queued,))
-        error = queued.exception()
-        if error is None:
+        if not _failed(queued):
             return
+        error = _why(queued)
         self._telemetry.event("publish_failed", code=code_of(error))
         for offer in offers:
             due_at = max(self._clock.time(), offer.due_at)
@@ -488,6 +488,12 @@ def _taken(offer: Offer, known: Remembered | None) -> Taken:
 
 def _failed(future: asyncio.Future[Any]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def _why(future: asyncio.Future[Any]) -> BaseException:
+    """Why it failed; whatever cancelled it did not cancel who asked."""
+    error = None if future.cancelled() else future.exception()
+    return error or Unavailable("no home took it", retry_after_s=1.0)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -77,8 +77,10 @@ class Link:
             except BellbuoyError:
                 self.drop()
                 raise
-            except Exception as error:  # As below.
+            except (Exception, asyncio.CancelledError) as error:  # As below.
                 self.drop()
+                if _cancelled_from_outside(error):
+                    raise
                 raise Unavailable("the queue's broker cannot be reached", retry_after_s=PAUSE_S[1]) from error
 
     async def _connect(self) -> None:
@@ -131,8 +133,12 @@ class Link:
             raise Full("the broker's queue has no room", retry_after_s=1.0) from error
         except BellbuoyError:
             raise
-        except Exception as error:  # The driver says it in many ways, StopAsyncIteration among them.
+        # The driver says it in many ways, StopAsyncIteration among them; and who still waits on a connection that is given
+        # up it cancels, which must not end the loop that asked.
+        except (Exception, asyncio.CancelledError) as error:
             self.drop(mine)
+            if _cancelled_from_outside(error):
+                raise
             raise Unavailable("the queue's broker does not answer", retry_after_s=PAUSE_S[1]) from error
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -164,6 +170,12 @@ class Link:
         self.drop()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _cancelled_from_outside(error: BaseException) -> bool:
+    """Whether the running task itself is to end, and not only what it waited for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _nothing() -> None:
