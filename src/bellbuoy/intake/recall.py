@@ -40,8 +40,13 @@ class Recall:
     async def find(self, offers: Sequence[Offer]) -> Mapping[str, Remembered]:
         """What is known of offers that came with a key."""
         ids = [offer.record.id for offer in offers if offer.body_hash]
-        if not ids:
-            return {}
+        return await self._ask(ids) if ids else {}
+
+    async def knows(self, notification_id: str) -> bool:
+        """Whether a notification with this id, which came with a key, was confirmed."""
+        return notification_id in await self._ask([notification_id])
+
+    async def _ask(self, ids: Sequence[str]) -> Mapping[str, Remembered]:
         asking = asyncio.ensure_future(self._memory.find(ids))
         await self._within(asking)
         return asking.result() if _answered(asking) else {}

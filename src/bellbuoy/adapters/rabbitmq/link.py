@@ -133,8 +133,8 @@ class Link:
             raise Full("the broker's queue has no room", retry_after_s=1.0) from error
         except BellbuoyError:
             raise
-        # The driver says it in many ways, StopAsyncIteration among them; and who still waits on a connection that is given
-        # up it cancels, which must not end the loop that asked.
+        # The driver says it in many ways, StopAsyncIteration among them. Whoever still waits on a connection that is
+        # given up it cancels, which must not end the loop that asked.
         except (Exception, asyncio.CancelledError) as error:
             self.drop(mine)
             if _cancelled_from_outside(error):
