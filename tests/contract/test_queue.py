@@ -278,13 +278,12 @@ async def test_whoever_asks_as_a_connection_is_given_up_is_told_so_and_not_cance
     await queue.probe()
     rabbitmq.freeze()
     try:
-        asking = [asyncio.ensure_future(queue.put("normal", [message("a")]))]
-        await asyncio.sleep(CALL_S / 2)  # The first to have waited too long gives the connection up for all.
+        early = asyncio.ensure_future(queue.put("normal", [message("a")]))
+        await asyncio.sleep(CALL_S / 2)  # It will have waited too long first, and gives the connection up for all.
         late = (queue.put("normal", [message("b")]), queue.probe(), queue.depth(), queue.take(WORK, limit=1, wait_s=0))
-        asking += map(asyncio.ensure_future, late)
         async with asyncio.timeout(20):
-            told = await asyncio.gather(*asking, return_exceptions=True)
-        assert [type(one) for one in told] == [Unavailable] * len(asking)
+            told = await asyncio.gather(early, *late, return_exceptions=True)
+        assert [type(one) for one in told] == [Unavailable] * 5
     finally:
         rabbitmq.thaw()
     await queue.aclose()
