@@ -15,7 +15,7 @@ from yarl import URL
 
 from bellbuoy.adapters.rabbitmq.topology import declare
 from bellbuoy.clock import Clock
-from bellbuoy.errors import BellbuoyError, Full, Unavailable
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Full, Unavailable
 
 CONNECT_S = 4.0
 """Seconds for connecting and declaring."""
@@ -41,10 +41,20 @@ class Link:
         url: `amqp://` or `amqps://`, with the nodes of the broker separated by commas where it has several.
         clock, rng: for the pause after a failure, and for the node that is tried first.
         lost: called when the connection is gone: whatever was handed out over it will come again.
+
+    Raises:
+        ConfigurationError: the URL is not valid.
     """
 
     def __init__(self, url: str, *, clock: Clock, rng: Random, lost: Callable[[], None]) -> None:
-        self._nodes = deque(URL(one).update_query(heartbeat=HEARTBEAT_S) for one in nodes_of(url))
+        try:
+            self._nodes = deque(URL(one).update_query(heartbeat=HEARTBEAT_S) for one in nodes_of(url))
+        except ValueError:
+            # Not in the parser's words: they may quote the password.
+            raise ConfigurationError(
+                "[queue] url is not valid",
+                hint="amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST, special characters percent-encoded",
+            ) from None
         self._nodes.rotate(rng.randrange(len(self._nodes)))  # Processes spread over the nodes.
         self._clock = clock
         self._rng = rng
