@@ -30,7 +30,7 @@ from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.queue import LANE_OF, Message, Queue
 from bellbuoy.ports.shared import Remembered
 
-LOOKS_AFTER_S = (0.02, 0.05, 0.1, 0.2, 0.4)
+LOOKS_AFTER_S = (0.05, 0.15, 0.3, 0.5)
 """Pauses between looks for what another process accepted a moment ago with the queue alone."""
 
 
@@ -169,7 +169,7 @@ class Homes:
         """Whether somebody accepted what the ledger says is not there."""
         if self._away or notification_id in self.kept or notification_id in self._remembered:
             return True
-        if self._recall is None or not await self._recall.knows(notification_id):
+        if self._recall is None or not await self._recall.may_know(notification_id):
             return False
         try:
             await self._ledger.get(notification_id)

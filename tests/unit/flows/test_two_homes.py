@@ -99,7 +99,7 @@ async def test_another_node_says_of_what_may_be_on_its_way_that_it_cannot_know(
     young = timed(cluster.clock.time(), cluster.rng)
     for ask in (other.get(young), other.cancel(young, "default", now=cluster.clock.time())):
         asking = asyncio.create_task(ask)
-        await cluster.pass_time(1.0)
+        await cluster.pass_time(1.5)
         with pytest.raises(Unavailable):
             await asking
     await cluster.pass_time(60)
