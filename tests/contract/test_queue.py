@@ -12,6 +12,7 @@ import pytest
 
 from bellbuoy.adapters.memory_queue import MemoryQueue
 from bellbuoy.adapters.rabbitmq import RabbitQueue
+from bellbuoy.adapters.rabbitmq.link import CALL_S
 from bellbuoy.adapters.rabbitmq.topology import PREFIX
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import ConfigurationError, Unavailable
@@ -266,6 +267,25 @@ async def test_a_frozen_broker_is_not_waited_for(rabbitmq: RabbitServer, amqp_ur
             except Unavailable as error:
                 await asyncio.sleep(error.retry_after_s or 0.1)
     assert "b" in names(await take(queue, 1)) + names(await queue.take(WORK, limit=5, wait_s=0.5))
+    await queue.aclose()
+
+
+@pytest.mark.xdist_group("rabbitmq")
+async def test_whoever_asks_as_a_connection_is_given_up_is_told_so_and_not_cancelled(
+    rabbitmq: RabbitServer, amqp_url: str
+) -> None:
+    queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
+    await queue.probe()
+    rabbitmq.freeze()
+    try:
+        early = asyncio.ensure_future(queue.put("normal", [message("a")]))
+        await asyncio.sleep(CALL_S / 2)  # It will have waited too long first, and gives the connection up for all.
+        late = (queue.put("normal", [message("b")]), queue.probe(), queue.depth(), queue.take(WORK, limit=1, wait_s=0))
+        async with asyncio.timeout(20):
+            told = await asyncio.gather(early, *late, return_exceptions=True)
+        assert [type(one) for one in told] == [Unavailable] * 5
+    finally:
+        rabbitmq.thaw()
     await queue.aclose()
 
 

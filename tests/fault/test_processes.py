@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -88,6 +89,32 @@ class Sending:
                 self.ids.append(answer.json()["id"])
             else:
                 self.refused.append(answer.status)
+
+
+def test_a_machine_without_room_for_another_process_keeps_those_that_there_are(server: Server) -> None:
+    assert server.process is not None
+    before = nodes(server)
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    # Fewer than it has open, so that neither a socket nor a pipe can be made.
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    victim, *rest = before
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: told(server, "process_not_started"))
+    assert nodes(server) == set(rest)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+    wait_for(lambda: has(server, COUNT))
+    with Sending(server) as sending:
+        wait_for(lambda: len(sending.ids) > 3)
+    everything_is_delivered(server, sending.ids)
+
+
+def test_a_folder_for_metrics_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "metrics").write_text("")
+    command = [sys.executable, "-m", "bellbuoy", "serve", "--sandbox", "--workers", "2", "--port", "0"]
+    done = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "metrics" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def everything_is_delivered(server: Server, ids: list[str]) -> None:

@@ -10,8 +10,9 @@ On one machine the ledger and the queue are one file, so there is no queue here 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,11 +23,15 @@ from bellbuoy.errors import Busy, Full, NotFound, StoreError, Unavailable, code_
 from bellbuoy.intake.kept import Accepted, Entry, Kept
 from bellbuoy.intake.recall import Recall
 from bellbuoy.model.delivery import Record
+from bellbuoy.model.identity import is_derived, made_at
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.ledger import QUEUED, Account, Claim, Ledger, Offer, Taken
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.queue import LANE_OF, Message, Queue
 from bellbuoy.ports.shared import Remembered
+
+LOOKS_AFTER_S = (0.05, 0.15, 0.3, 0.5)
+"""Pauses between looks for what another process accepted a moment ago with the queue alone."""
 
 
 class HomesSettings(Struct, frozen=True):
@@ -116,13 +121,14 @@ class Homes:
 
         Raises:
             NotFound: there is none.
-            Unavailable: the ledger is away, and this process does not know whether there is one.
+            Unavailable: the ledger is away or may not have heard of it yet, and this process does not know either.
         """
         record = self.kept.find(notification_id)
         if record is None:
             offer = self._remembered.get(notification_id)
+            ask = functools.partial(self._ledger.get, notification_id, tenant)
             try:
-                return await self._ledger.get(notification_id, tenant)
+                return await (self._sought(notification_id, ask) if offer is None else ask())
             except (NotFound, Unavailable):
                 if offer is None:
                     raise
@@ -130,6 +136,46 @@ class Homes:
         if tenant is not None and record.tenant != tenant:
             raise NotFound(f"there is no notification {notification_id}")
         return record
+
+    async def cancel(self, notification_id: str, tenant: str, *, now: float) -> Record:
+        """Cancel in the ledger, once it has it. Raises what `get` and the ledger's `cancel` do."""
+        ask = functools.partial(self._ledger.cancel, notification_id, tenant, now=now)
+        return await self._sought(notification_id, ask)
+
+    async def _sought(self, notification_id: str, ask: Callable[[], Awaitable[Record]]) -> Record:
+        """Ask the ledger, again and again for as long as the notification may be on its way there.
+
+        Whoever accepted it may have answered when the queue had it, which is a moment before the ledger does.
+        """
+        made = made_at(notification_id)
+        young = made is not None and abs(self._clock.time() - made) < self._settings.grace_s
+        coming = self._queue is not None and (young or is_derived(notification_id))
+        for pause_s in LOOKS_AFTER_S if coming else ():
+            try:
+                return await ask()
+            except NotFound:
+                await self._clock.sleep(pause_s)
+        try:
+            return await ask()
+        except NotFound:
+            if not ((young and coming) or await self._may_come(notification_id)):
+                raise
+        except Unavailable:
+            self._away = self._queue is not None
+            raise
+        raise Unavailable("the ledger may not have heard of it yet", retry_after_s=1.0)
+
+    async def _may_come(self, notification_id: str) -> bool:
+        """Whether somebody accepted what the ledger says is not there."""
+        if self._away or notification_id in self.kept or notification_id in self._remembered:
+            return True
+        if self._recall is None or not await self._recall.may_know(notification_id):
+            return False
+        try:
+            await self._ledger.get(notification_id)
+        except NotFound:
+            return True
+        return False  # It is there, and another tenant's.
 
     async def _take(self, offers: Sequence[Offer]) -> list[Taken]:
         try:
@@ -176,8 +222,8 @@ class Homes:
                     one.record.homes = ("ledger", "queue") if one.kind == "new" else one.record.homes
             return taken
         if _failed(queued):
-            self._telemetry.event("publish_failed", code=code_of(queued.exception() or Unavailable("cancelled")))
-            raise written.exception() or Unavailable("no home took it", retry_after_s=1.0)
+            self._telemetry.event("publish_failed", code=code_of(_why(queued)))
+            raise _why(written)
         return await self._from_queue(offers, queued.result(), written)
 
     async def _queued(self, queue: Queue, offers: Sequence[Offer], now: float) -> Mapping[str, Remembered]:
@@ -229,9 +275,9 @@ class Homes:
     async def _unless_queued(self, queued: asyncio.Future[Any], offers: Sequence[Offer]) -> None:
         """Make due at once what the queue does not bring."""
         await asyncio.wait((queued,))
-        error = queued.exception()
-        if error is None:
+        if not _failed(queued):
             return
+        error = _why(queued)
         self._telemetry.event("publish_failed", code=code_of(error))
         for offer in offers:
             due_at = max(self._clock.time(), offer.due_at)
@@ -493,6 +539,12 @@ def _taken(offer: Offer, known: Remembered | None) -> Taken:
 
 def _failed(future: asyncio.Future[Any]) -> bool:
     return future.done() and (future.cancelled() or future.exception() is not None)
+
+
+def _why(future: asyncio.Future[Any]) -> BaseException:
+    """Why it failed; whatever cancelled it did not cancel who asked."""
+    error = None if future.cancelled() else future.exception()
+    return error or Unavailable("no home took it", retry_after_s=1.0)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -40,11 +40,17 @@ class Recall:
     async def find(self, offers: Sequence[Offer]) -> Mapping[str, Remembered]:
         """What is known of offers that came with a key."""
         ids = [offer.record.id for offer in offers if offer.body_hash]
-        if not ids:
-            return {}
+        return await self._ask(ids) or {} if ids else {}
+
+    async def may_know(self, notification_id: str) -> bool:
+        """Whether a notification with this id, which came with a key, was confirmed; also where it does not answer."""
+        found = await self._ask([notification_id])
+        return found is None or notification_id in found
+
+    async def _ask(self, ids: Sequence[str]) -> Mapping[str, Remembered] | None:
         asking = asyncio.ensure_future(self._memory.find(ids))
         await self._within(asking)
-        return asking.result() if _answered(asking) else {}
+        return asking.result() if _answered(asking) else None
 
     async def tell(self, offers: Sequence[Offer]) -> None:
         """Only the queue has confirmed these, so what a repeat meets on another node hangs on this."""

@@ -21,6 +21,23 @@ def timed(epoch_s: float, rng: Random) -> str:
     return _text(milliseconds << 80 | 0x7 << 76 | (random >> 62) << 64 | 0b10 << 62 | random & (2**62 - 1))
 
 
+def is_derived(identity: str) -> bool:
+    """Whether it is a UUIDv5, as `derived` makes them."""
+    try:
+        return uuid.UUID(identity).version == 5
+    except ValueError:
+        return False
+
+
+def made_at(identity: str) -> float | None:
+    """When a UUIDv7 was made, in seconds since the epoch; None for any other text."""
+    try:
+        parsed = uuid.UUID(identity)
+    except ValueError:
+        return None
+    return (parsed.int >> 80) / 1000 if parsed.version == 7 else None
+
+
 def _text(number: int) -> str:
     digits = f"{number:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -57,6 +57,16 @@ from bellbuoy.resilience.presets import (
     BreakerSettings,
 )
 from bellbuoy.resilience.retry import Attempt, Reschedule, Retry
+from bellbuoy.resilience.saga import (
+    MemorySagaLog,
+    NotVerified,
+    Saga,
+    SagaFailed,
+    SagaLog,
+    SagaState,
+    Step,
+    StepState,
+)
 from bellbuoy.resilience.shared import MemoryStore, SharedBreaker, SharedCircuit, SharedStore
 from bellbuoy.resilience.throttle import AdaptiveThrottle, RateLimit
 from bellbuoy.resilience.timeout import Timeout, deadline, remaining_s
@@ -106,7 +116,9 @@ __all__ = [
     "HedgeStarted",
     "LastGood",
     "LimitChanged",
+    "MemorySagaLog",
     "MemoryStore",
+    "NotVerified",
     "Permit",
     "Policy",
     "RateLimit",
@@ -118,6 +130,10 @@ __all__ = [
     "RetryExhausted",
     "RetryScheduled",
     "RetrySettings",
+    "Saga",
+    "SagaFailed",
+    "SagaLog",
+    "SagaState",
     "SharedBreaker",
     "SharedCircuit",
     "SharedStateLost",
@@ -125,6 +141,8 @@ __all__ = [
     "SharedStore",
     "Snapshot",
     "State",
+    "Step",
+    "StepState",
     "Timeout",
     "TimeoutExceeded",
     "Verdict",

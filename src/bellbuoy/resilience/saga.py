@@ -33,7 +33,7 @@ class Step:
         undo: takes it back, also where it was only begun; safe to repeat. None where there is nothing to take back.
         verify: says whether what was to come about has; a step that is done and not verified has failed. None where
             `do` says so itself by raising.
-        timeout_s: seconds for `do` and `verify` together; None for no limit of its own.
+        timeout_s: seconds for `do` and `verify` together, and as many for `undo`; None for no limit of its own.
     """
 
     name: str
@@ -137,10 +137,8 @@ class Saga:
 
         Cancellation: at any await; the log says how far it came, and another run goes on from there.
         """
-        found = await log.load(saga_id)
+        found = await self._found(saga_id, log)
         state = found or SagaState(saga_id, self.name, steps=tuple(StepState(step.name) for step in self.steps))
-        if [one.name for one in state.steps] != [step.name for step in self.steps]:
-            raise ValueError(f"the log of {saga_id} has other steps than {self.name}")
         cause: Exception | None = None
         if state.status == "running":
             state, cause = await self._forward(state, log)
@@ -148,7 +146,8 @@ class Saga:
             state = await self._back(state, log)
         if state.status == "done":
             return state
-        failed = next((one.name for one in state.steps if one.error is not None), self.name)
+        # The last one: none was begun after it, and those before it may have failed in taking back.
+        failed = next((one.name for one in reversed(state.steps) if one.error is not None), self.name)
         raise SagaFailed(failed, state) from cause
 
     async def undo(self, saga_id: str, log: SagaLog) -> SagaState:
@@ -156,8 +155,9 @@ class Saga:
 
         Raises:
             SagaFailed: a compensation failed; the saga is `stuck`.
+            ValueError: the log is of a saga with other steps.
         """
-        state = await log.load(saga_id)
+        state = await self._found(saga_id, log)
         if state is None:
             return SagaState(saga_id, self.name, "compensated", tuple(StepState(step.name) for step in self.steps))
         if state.status == "compensated":
@@ -165,6 +165,12 @@ class Saga:
         state = await self._back(replace(state, status="compensating"), log)
         if state.status == "stuck":
             raise SagaFailed(next(one.name for one in state.steps if one.error is not None), state)
+        return state
+
+    async def _found(self, saga_id: str, log: SagaLog) -> SagaState | None:
+        state = await log.load(saga_id)
+        if state is not None and [one.name for one in state.steps] != [step.name for step in self.steps]:
+            raise ValueError(f"the log of {saga_id} has other steps than {self.name}")
         return state
 
     async def _forward(self, state: SagaState, log: SagaLog) -> tuple[SagaState, Exception | None]:
@@ -190,15 +196,17 @@ class Saga:
             step, was = self.steps[index], state.steps[index]
             if was.status in ("pending", "undone"):
                 continue
+            # A step that failed keeps its error, which says why the saga was taken back.
+            why = was.error if was.status == "failed" else None
             if step.undo is not None:
                 try:
-                    await step.undo()
+                    async with asyncio.timeout(step.timeout_s):
+                        await step.undo()
                 except Exception as error:
-                    state = replace(_with(state, index, was.status, code_of(error)), status="stuck")
+                    state = replace(_with(state, index, was.status, why or code_of(error)), status="stuck")
                     await log.save(state)
                     return state
-            # A step that failed keeps its error, which says why the saga was taken back.
-            state = replace(_with(state, index, "undone", was.error), status="compensating")
+            state = replace(_with(state, index, "undone", why), status="compensating")
             await log.save(state)
         state = replace(state, status="compensated")
         await log.save(state)

@@ -26,6 +26,7 @@ from typing import Any
 from prometheus_client import multiprocess
 
 from bellbuoy.clock import Clock
+from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.link import Link, open_link
 from bellbuoy.service.settings import Settings, document_of
 from bellbuoy.service.telemetry import METRICS_VARIABLE, ServiceTelemetry
@@ -109,9 +110,18 @@ class Supervisor:
 
         Returns:
             The exit status: 0, or that of the first process when it could not start as configured.
+
+        Raises:
+            ConfigurationError: there can be no folder for metrics in the data directory.
         """
         shutil.rmtree(self._metrics, ignore_errors=True)
-        self._metrics.mkdir(mode=0o700, parents=True)
+        try:
+            self._metrics.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot make {self._metrics} anew: {error.strerror}",
+                hint="remove it, or make the data directory this user's own",
+            ) from None
         async with self._group:
             first = self._add()
             # The first makes what all need, a bootstrap key for one; and what it cannot do the others cannot either.
@@ -211,7 +221,14 @@ class Supervisor:
 
     async def _one(self, place: Place) -> None:
         """Spawn a process, hear it out, and end it when the place is given up."""
-        process, link = await self._spawn()
+        try:
+            process, link = await self._spawn()
+        except OSError as error:
+            if not self._started:
+                raise
+            # No more memory, processes or files at the moment. The others go on, and it is tried again.
+            self._telemetry.event("process_not_started", place=place.number, why=error.strerror)
+            return
         place.process, place.link, place.owner = process, link, None
         place.ready.clear()
         hearing = asyncio.create_task(self._hear(place, link), name="hear")

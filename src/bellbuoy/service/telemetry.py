@@ -30,6 +30,7 @@ EVENTS: dict[str, str] = {
     "supervisor_stopped": "info",
     "supervisor_lost": "error",
     "process_died": "error",
+    "process_not_started": "error",
     "process_killed": "error",
     "processes_replaced": "info",
     "replacement_failed": "error",

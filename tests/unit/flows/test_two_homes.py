@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bellbuoy.errors import Invalid, Transient, Unavailable
+from bellbuoy.adapters.journal import FileJournal
+from bellbuoy.errors import Invalid, NotFound, Transient, Unavailable
 from bellbuoy.intake.accept import Accepted
+from bellbuoy.intake.homes import Homes, HomesSettings
+from bellbuoy.intake.kept import Kept
 from bellbuoy.model.delivery import Message, Receipt
+from bellbuoy.model.identity import timed
 from tests.support.cluster import AWAY, Cluster
 from tests.support.flow import android, to_email, to_user
 
@@ -53,6 +57,70 @@ async def test_with_the_ledger_away_it_is_delivered_from_the_queue_and_the_ledge
     cluster.store.failure = None
     await cluster.until_settled()
     await delivered_once(cluster, one)
+
+
+def another_node(cluster: Cluster, tmp_path: Path) -> Homes:
+    """One that has its own journal, and nothing but the ledger and the queue in common."""
+    return Homes(
+        cluster.ledger,
+        Kept(FileJournal(tmp_path / "another"), clock=cluster.clock),
+        queue=cluster.broker,
+        settings=HomesSettings(),
+        clock=cluster.clock,
+        telemetry=cluster.telemetry,
+    )
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_another_node_finds_what_only_the_queue_has_confirmed_once_the_ledger_has_it(
+    cluster: Cluster, tmp_path: Path, key: str | None
+) -> None:
+    other = another_node(cluster, tmp_path)
+    cluster.store.freeze()
+    accepting = asyncio.create_task(cluster.offer(to_email(), key))
+    await cluster.pass_time(0.5)
+    accepted = await accepting
+    assert isinstance(accepted, Accepted)
+    assert accepted.record.homes == ("queue",)
+    asking = asyncio.create_task(other.get(accepted.record.id))
+    await cluster.pass_time(0.1)
+    assert not asking.done(), "it may be on its way"
+    assert cluster.store.thaw is not None
+    cluster.store.thaw.set()
+    await cluster.pass_time(0.5)
+    assert (await asking).id == accepted.record.id
+    await other.kept.aclose()
+
+
+async def test_another_node_says_of_what_may_be_on_its_way_that_it_cannot_know(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    other = another_node(cluster, tmp_path)
+    young = timed(cluster.clock.time(), cluster.rng)
+    for ask in (other.get(young), other.cancel(young, "default", now=cluster.clock.time())):
+        asking = asyncio.create_task(ask)
+        await cluster.pass_time(1.5)
+        with pytest.raises(Unavailable):
+            await asking
+    await cluster.pass_time(60)
+    with pytest.raises(NotFound):
+        await other.get(young)
+    with pytest.raises(NotFound):
+        await other.get("no-uuid")
+    await other.kept.aclose()
+
+
+async def test_while_outcomes_are_on_their_way_nothing_is_said_not_to_be_there(cluster: Cluster) -> None:
+    old = timed(cluster.clock.time() - 3600, cluster.rng)
+    cluster.store.failure = AWAY
+    with pytest.raises(Unavailable):
+        await cluster.homes.get(old)
+    cluster.store.failure = None
+    with pytest.raises(Unavailable):
+        await cluster.homes.get(old)
+    await cluster.until_settled()
+    with pytest.raises(NotFound):
+        await cluster.homes.get(old)
 
 
 async def test_with_the_queue_away_the_ledger_makes_it_due_at_once(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from bellbuoy.adapters.memory_queue import MemoryQueue
 from bellbuoy.adapters.memory_shared import MemoryIdempotency
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import ManualClock
-from bellbuoy.errors import Full, StoreError, Unavailable
+from bellbuoy.errors import Full, NotFound, StoreError, Unavailable
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from bellbuoy.intake.recall import ASK_S, WAITING_MAX, Recall
@@ -154,3 +155,34 @@ async def test_what_waits_to_be_told_is_bounded() -> None:
     memory.gate.set()
     await recall.aclose()
     assert "i-1" in await memory.find(["i-1"])
+
+
+async def test_it_says_whether_a_key_may_have_been_used_and_not_that_it_was_not_when_it_cannot_know() -> None:
+    clock = ManualClock()
+    memory = Memory(clock=clock)
+    recall = Recall(memory, clock=clock)
+    assert not await recall.may_know("a")
+    await memory.remember([Remembered("a", b"h", "accepted", ("queue",), clock.time())])
+    assert await recall.may_know("a")
+    memory.failure = AWAY
+    assert await recall.may_know("b")
+    memory.gate = asyncio.Event()
+    asking = asyncio.create_task(recall.may_know("b"))
+    await clock.advance(ASK_S)
+    assert await asking
+
+
+async def test_what_the_memory_knows_and_the_ledger_does_not_yet_is_not_said_not_to_be_there(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path)
+    await nodes.memory.remember([Remembered(KEYED, b"h", "accepted", ("queue",), nodes.clock.time())])
+    for known, wanted in ((KEYED, Unavailable), (UNKNOWN, NotFound)):
+        asking = asyncio.create_task(nodes.b.get(known, "default"))
+        for _ in range(10):
+            await nodes.clock.advance(0.2)
+        with pytest.raises(wanted):
+            await asking
+    for node in (nodes.a, nodes.b):
+        await node.aclose()
+
+
+KEYED, UNKNOWN = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("k", "u"))

@@ -40,7 +40,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["guard", "circuit-breaker", "retry", "timeout", "bulkhead", "rate", "fallback", "shared-state", "testing"]
+    "page",
+    ["guard", "circuit-breaker", "retry", "timeout", "bulkhead", "rate", "fallback", "saga", "shared-state", "testing"],
 )
 def test_pages_of_policies_have_a_diagram_and_say_when_not_to_use_them(page: str) -> None:
     text = (DOCS / f"{page}.md").read_text()

@@ -116,6 +116,37 @@ async def test_a_compensation_that_fails_is_tried_again_by_the_next_run() -> Non
     assert world.standing == set()
 
 
+async def test_the_step_that_failed_is_named_whatever_happens_while_the_rest_is_taken_back() -> None:
+    world, log = World(), MemorySagaLog()
+    world.failing = {"+c", "-c", "-a"}
+    for stuck_at in ("c", "a", None):
+        with pytest.raises(SagaFailed) as caught:
+            await world.saga().run("s", log)
+        assert caught.value.step == "c"
+        world.failing.discard(f"-{stuck_at}")
+    assert caught.value.state.status == "compensated"
+    assert [one.error for one in caught.value.state.steps] == [None, None, "store_unavailable"]
+
+
+async def test_taking_back_has_its_time_too() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def fail() -> None:
+        raise Unavailable("no")
+
+    with pytest.raises(SagaFailed) as caught:
+        await Saga("s", [Step("a", fail, undo=hang, timeout_s=0.001)]).run("s", MemorySagaLog())
+    assert caught.value.state.status == "stuck"
+
+
+async def test_only_its_own_steps_are_taken_back() -> None:
+    log = MemorySagaLog()
+    await World("ab").saga().run("s", log)
+    with pytest.raises(ValueError, match="other steps"):
+        await World("abc").saga().undo("s", log)
+
+
 async def test_what_is_done_can_be_taken_back() -> None:
     world, log = World(), MemorySagaLog()
     await world.saga().run("s", log)

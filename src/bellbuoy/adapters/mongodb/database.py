@@ -289,5 +289,8 @@ def busy() -> Busy:
 
 def place(url: str) -> str:
     """The hosts in a URL, without the credentials before them and the options behind."""
-    authority = url.partition("://")[2].partition("/")[0].partition("?")[0]
+    rest = url.partition("://")[2]
+    authority = rest.partition("/")[0].partition("?")[0]
+    if "@" in rest and "@" not in authority:
+        return "an unnamed host"  # What comes before the slash may be half a password.
     return authority.rpartition("@")[2] or "an unnamed host"

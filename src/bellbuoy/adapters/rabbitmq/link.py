@@ -15,7 +15,7 @@ from yarl import URL
 
 from bellbuoy.adapters.rabbitmq.topology import declare
 from bellbuoy.clock import Clock
-from bellbuoy.errors import BellbuoyError, Full, Unavailable
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Full, Unavailable
 
 CONNECT_S = 4.0
 """Seconds for connecting and declaring."""
@@ -41,10 +41,20 @@ class Link:
         url: `amqp://` or `amqps://`, with the nodes of the broker separated by commas where it has several.
         clock, rng: for the pause after a failure, and for the node that is tried first.
         lost: called when the connection is gone: whatever was handed out over it will come again.
+
+    Raises:
+        ConfigurationError: the URL is not valid.
     """
 
     def __init__(self, url: str, *, clock: Clock, rng: Random, lost: Callable[[], None]) -> None:
-        self._nodes = deque(URL(one).update_query(heartbeat=HEARTBEAT_S) for one in nodes_of(url))
+        try:
+            self._nodes = deque(URL(one).update_query(heartbeat=HEARTBEAT_S) for one in nodes_of(url))
+        except ValueError:
+            # Not in the parser's words: they may quote the password.
+            raise ConfigurationError(
+                "[queue] url is not valid",
+                hint="amqp://USER:PASSWORD@HOST:PORT,HOST:PORT/VHOST, special characters percent-encoded",
+            ) from None
         self._nodes.rotate(rng.randrange(len(self._nodes)))  # Processes spread over the nodes.
         self._clock = clock
         self._rng = rng
@@ -77,8 +87,10 @@ class Link:
             except BellbuoyError:
                 self.drop()
                 raise
-            except Exception as error:  # As below.
+            except (Exception, asyncio.CancelledError) as error:  # As below.
                 self.drop()
+                if _cancelled_from_outside(error):
+                    raise
                 raise Unavailable("the queue's broker cannot be reached", retry_after_s=PAUSE_S[1]) from error
 
     async def _connect(self) -> None:
@@ -131,8 +143,12 @@ class Link:
             raise Full("the broker's queue has no room", retry_after_s=1.0) from error
         except BellbuoyError:
             raise
-        except Exception as error:  # The driver says it in many ways, StopAsyncIteration among them.
+        # The driver says it in many ways, StopAsyncIteration among them. Whoever still waits on a connection that is
+        # given up it cancels, which must not end the loop that asked.
+        except (Exception, asyncio.CancelledError) as error:
             self.drop(mine)
+            if _cancelled_from_outside(error):
+                raise
             raise Unavailable("the queue's broker does not answer", retry_after_s=PAUSE_S[1]) from error
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
@@ -164,6 +180,12 @@ class Link:
         self.drop()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _cancelled_from_outside(error: BaseException) -> bool:
+    """Whether the running task itself is to end, and not only what it waited for."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _nothing() -> None:

@@ -82,9 +82,11 @@ class Link:
                 socket_connect_timeout=CALL_S,
                 retry=Retry(NoBackoff(), 0),  # Whoever asks decides whether to ask again.
             )
-        except ValueError as error:
+        except ValueError:
+            # Not in the parser's words: they may quote the password.
             raise ConfigurationError(
-                f"[cache] url is not valid: {error}", hint="redis://USER:PASSWORD@HOST:PORT/DATABASE"
+                "[cache] url is not valid",
+                hint="redis://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded",
             ) from None
         self._redis: Any = Redis.from_pool(pool)
         self._around = around or _alone
