@@ -51,6 +51,8 @@ async def health(context: Context) -> dict[str, Any]:
     stores, probes = context.stores, context.vitals.probes
     found = context.vitals.monitor.issues
     dependencies = {"ledger": _store(probes["database_down"], stores.watched.breaker, context)}
+    if any((name, "homes") in context.telemetry.issues for name in ("database_down", "disk_full")):
+        dependencies["ledger"]["status"] = "unhealthy"  # A real write was refused, which says more than a probe.
     homes = ["ledger"]
     if stores.queue is not None:
         homes.append("queue")
