@@ -215,6 +215,8 @@ class Homes:
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
             taken = written.result()
+            # The ledger may be away a moment later, and whoever was told of it here looks for it here.
+            self._remember([offer for offer, one in zip(offers, taken, strict=True) if one.kind == "new"])
             if self._recall is not None:
                 self._recall.tell_soon(offers, taken)
             if queued.done() and not _failed(queued):
@@ -269,7 +271,8 @@ class Homes:
             self._lost(error)
             return
         for offer, one in zip(offers, written.result() if error is None else (), strict=error is None):
-            self._remembered.pop(offer.record.id, None)
+            if one.kind == "other":
+                self._remembered.pop(offer.record.id, None)
             self._compare(offer, one)
 
     async def _unless_queued(self, queued: asyncio.Future[Any], offers: Sequence[Offer]) -> None:

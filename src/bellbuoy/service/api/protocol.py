@@ -18,6 +18,9 @@ HEAD_BYTES_MAX = 65_536
 REQUEST_S_MAX = 30.0
 """Seconds in which a request must be whole, counted from the connection for the first one."""
 
+FIRST_REQUEST_S = 0.5
+"""Seconds that a connection without a request has to ask when the process stops."""
+
 SWEEP_S = 5.0
 
 
@@ -50,6 +53,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._begun = None
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End the connection when its request is answered; one that has only just come is given time to ask.
+
+        The process was told to stop while somebody connected, who must not be turned away for that.
+        """
+        if self.cycle is None and not self.transport.is_closing():
+            self.loop.call_later(FIRST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def overdue(self, now: float) -> bool:
         """Whether the request that began on this connection should have been whole by `now`, in the loop's time."""
