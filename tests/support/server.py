@@ -70,6 +70,8 @@ class Server:
     control: str = ""
     log: Path = Path()
     no_key: bool = False
+    group: Path | None = None
+    """A control group to be in from the beginning."""
 
     def start(self) -> Server:
         """Start it and wait until it says where it is."""
@@ -101,7 +103,12 @@ class Server:
                 text=True,
                 env=environment,
                 cwd=self.data_dir.parent,
+                preexec_fn=self._join if self.group is not None else None,  # noqa: PLW1509  # It takes no lock.
             )
+
+    def _join(self) -> None:
+        assert self.group is not None
+        (self.group / "cgroup.procs").write_text(str(os.getpid()))
 
     def start_sandbox(self) -> dict[str, str]:
         """Start `bellbuoy sandbox --json`; returns the environment that points a service at it."""

@@ -90,7 +90,9 @@ class Machine:
     def __call__(self, now: float) -> Iterator[Sign]:
         ratio = self._host.memory_ratio()
         bad = None if ratio is None else ratio > self._limits.memory_ratio_max
-        yield Sign("memory_pressure", "process", bad, f"{ratio or 0:.0%} of what it may use")
+        # Where little of the rest is left there is no time for a second look.
+        certain = ratio is not None and ratio > (1 + self._limits.memory_ratio_max) / 2
+        yield Sign("memory_pressure", "process", bad, f"{ratio or 0:.0%} of what it may use", certain)
         free = self._host.disk_free_bytes()
         short = None if free is None else free < self._limits.disk_free_min_bytes
         yield Sign("disk_full", "data", short, f"{(free or 0) // 1024**2} MiB are free")

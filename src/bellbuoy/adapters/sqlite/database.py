@@ -53,6 +53,9 @@ PENDING_MAX = 50_000
 BATCH_MAX = 2_000
 """Writes in one transaction, so that one commit stays short."""
 
+CACHE_KIB = 16_384
+"""Of pages for each connection; the system caches the file as well, and gives that back when memory is short."""
+
 BUSY_TIMEOUT_MS = 5_000
 WAL_AUTOCHECKPOINT_PAGES = 20_000
 
@@ -302,7 +305,7 @@ def _open(path: Path) -> apsw.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_AUTOCHECKPOINT_PAGES}").fetchall()
     connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA cache_size = -65536")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     return connection
 
 
