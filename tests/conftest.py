@@ -1,4 +1,11 @@
-"""Fixtures that several kinds of tests share."""
+"""Fixtures that several kinds of tests share, and which tests must not run at the same time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.disk import disk
 from tests.support.mongodb import mongodb_base, mongodb_url
@@ -6,3 +13,21 @@ from tests.support.rabbitmq import amqp_url, rabbitmq
 from tests.support.redis import redis_server
 
 __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]
+
+ALONE = {f"tests/fault/test_{name}.py" for name in ("cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")}
+"""Files whose tests load a whole stack: two at a time on a small machine starve each other."""
+
+
+class OneStackAtATime(LoadScopeScheduling):  # type: ignore[misc]  # It has no types.
+    """Gives all tests of `ALONE` to one worker, and every other test to whoever is free.
+
+    The marks of pytest-xdist would say the same, but with pytest 9 the names that it gives to groups get lost.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if nodeid.partition("::")[0] in ALONE else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStackAtATime:
+    return OneStackAtATime(config, log)

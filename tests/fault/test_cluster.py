@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it kills and freezes the server"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 BEFORE_S, AFTER_S = 1.0, 2.0
 # Probed again sooner than by default, which is how long it takes them to be well again for the next test.
@@ -231,7 +231,7 @@ def test_without_any_home_it_refuses_whole_and_in_the_end_everything_is_delivere
             assert len(refused) == 20, "the disk never filled"
             ballast.unlink()
         for one in accepted:
-            node.wait_status(one, "delivered", within_s=90)
+            node.wait_status(one, "delivered", within_s=240)
         stack.settled(set(accepted))
     assert {n["content"]["title"] for n in stack.notifications()}.isdisjoint(refused)
     assert {item["title"] for item in stack.seen()["smtp"]}.isdisjoint(refused)

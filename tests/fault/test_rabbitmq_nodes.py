@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it cuts the server off"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 LANE = "bellbuoy.normal"
 

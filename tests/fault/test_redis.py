@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it cuts and kills the servers"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 RATE_PER_S = 10.0
 SETTINGS = {

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.fault,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it kills the servers"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 QUICK = {f"BELLBUOY_BREAKERS__{name}__RECOVERY_TIMEOUT_S": "2" for name in ("MONGODB", "RABBITMQ", "REDIS")}
 LIMIT_S = 10.0
@@ -45,7 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def stack(running: Stack) -> Stack:
     running.well()
     for node in running.accepting:
-        wait_for(partial(is_in, node, frozenset()), within_s=90, why="no mode is left")
+        wait_for(partial(is_in, node, frozenset()), within_s=240, why="no mode is left")
     return running
 
 
@@ -71,7 +71,7 @@ def ends(stack: Stack, start: Callable[[], object]) -> None:
     start()
     stack.well()
     for node in stack.accepting:
-        wait_for(partial(is_in, node, frozenset()), within_s=90, why="no mode is left")
+        wait_for(partial(is_in, node, frozenset()), within_s=240, why="no mode is left")
     print(f"healthy after {time.monotonic() - began:.2f} s")
 
 

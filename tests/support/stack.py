@@ -85,9 +85,9 @@ class Stack:
     def well(self) -> None:
         """Wait until every node calls every store healthy again."""
         for node in self.accepting:
-            wait_for(partial(_stores_well, node), within_s=90, why="the stores are healthy")
+            wait_for(partial(_stores_well, node), within_s=240, why="the stores are healthy")
 
-    def settled(self, ids: set[str], within_s: float = 90.0) -> None:
+    def settled(self, ids: set[str], within_s: float = 240.0) -> None:
         """Wait until these have come to an end, as has all else that the ledger knows of."""
         wait_for(self._settled, within_s=within_s, why="everything is settled")
         wait_for(lambda: self._ended(ids), within_s=within_s, why="the ledger has heard of everything")
