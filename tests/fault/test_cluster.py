@@ -160,7 +160,7 @@ STORES: list[tuple[Fault, float]] = [
     (rabbitmq_slow, 5.0),
     (rabbitmq_refuses_writes, 3.0),
     (redis_killed, 3.0),
-    (redis_frozen, 8.0),
+    (redis_frozen, 30.0),
     (redis_cut, 3.0),
     (redis_slow, 5.0),
     (redis_refuses_writes, 3.0),
