@@ -1,4 +1,4 @@
-"""The stores inside their guards; and how each is, known from its real work and from a probe a second at most.
+"""The stores inside their guards; and how each is, known from its real work and from a few probes a second at most.
 
 An acceptance that takes too long is left to itself, not cancelled: nobody could tell whether it came about. When it
 does after all, its lease is given back, since whoever asked has put the notification elsewhere and works on nothing.
@@ -17,7 +17,7 @@ from bellbuoy.ports.ledger import Ledger, Offer, Taken
 from bellbuoy.ports.queue import Queue
 from bellbuoy.resilience import CircuitBreaker, Timeout
 
-FRESH_S = 1.0
+FRESH_S = 0.3
 """How old a probe may be and still answer: each is an fsync, and whoever can reach the port may ask."""
 
 PROBE_S = 2.0

@@ -10,7 +10,7 @@ import pytest
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import Full, StoreError, Unavailable
 from bellbuoy.resilience import REDIS, CircuitBreaker
-from bellbuoy.service.watch import WatchedCache, WatchedLedger
+from bellbuoy.service.watch import FRESH_S, WatchedCache, WatchedLedger
 
 
 class Store:
@@ -45,7 +45,7 @@ def watched() -> tuple[Any, Store, ManualClock]:
     return WatchedLedger(store, clock=clock), store, clock  # type: ignore[arg-type]
 
 
-async def test_many_who_ask_share_one_probe_a_second() -> None:
+async def test_many_who_ask_share_one_probe() -> None:
     ledger, store, clock = watched()
     store.gate = asyncio.Event()
     asking = [asyncio.create_task(ledger.check()) for _ in range(100)]
@@ -55,10 +55,10 @@ async def test_many_who_ask_share_one_probe_a_second() -> None:
     store.gate.set()
     assert await asyncio.gather(*asking[1:]) == [0.0] * 99
     assert store.probes == 1, "it goes on when one of those who asked gives up"
-    await clock.advance(0.9)
+    await clock.advance(FRESH_S * 0.9)
     await ledger.check()
     assert store.probes == 1
-    await clock.advance(0.2)
+    await clock.advance(FRESH_S * 0.2)
     await ledger.check()
     assert store.probes == 2
 
