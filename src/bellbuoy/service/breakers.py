@@ -9,7 +9,8 @@ from bellbuoy.clock import Clock
 from bellbuoy.errors import Busy, StoreError, Unavailable, code_of
 from bellbuoy.ports.shared import Circuits
 from bellbuoy.resilience.shared import SharedBreaker, SharedCircuit
-from bellbuoy.service.settings import Breaker, Settings
+from bellbuoy.service.sections import Breaker
+from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
 _PRESETS = {

@@ -1,7 +1,7 @@
 """What can be configured: `bellbuoy.toml` and the environment, the environment first.
 
-Every key has a default under which the product runs; a key that is not known is an error that names the nearest one,
-since a misspelt setting that is silently ignored is found at 3 am.
+A key that is not known is an error that names the nearest one, since a misspelt setting that is silently ignored is
+found at 3 am. The keys themselves are in `sections`.
 """
 
 from __future__ import annotations
@@ -10,354 +10,37 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.sections import (
+    Alerts,
+    Breakers,
+    Cache,
+    Data,
+    Delivery,
+    Health,
+    Kubernetes,
+    Ledger,
+    Log,
+    Providers,
+    Queue,
+    Recovery,
+    Retry,
+    Rollback,
+    Sandbox,
+    Server,
+    Tls,
+)
 
 PREFIX = "BELLBUOY_"
 # Read on their own, so they are no unknown keys: the bootstrap secret, and what the command line's client uses.
 OWN_VARIABLES = {"BELLBUOY_BOOTSTRAP_KEY", "BELLBUOY_URL", "BELLBUOY_API_KEY", "BELLBUOY_CONFIG"}
 TEST_PREFIX = "BELLBUOY_TEST_"
-
-Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
-Rate = Annotated[float | None, Field(gt=0, le=1_000_000)]
-Port = Annotated[int, Field(ge=0, le=65_535)]
-
-
-def outward_url(value: str) -> str:
-    """Allow any https host, and http only where nobody else can listen in.
-
-    Raises:
-        ValueError: another scheme, a user or password in it, or http to another machine.
-    """
-    parts = urlsplit(value)
-    if parts.username or parts.password:
-        raise ValueError("no user or password in the URL")
-    if parts.scheme == "https" and parts.hostname:
-        return value.rstrip("/")
-    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("an https URL, or http on loopback")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-class Section(BaseModel):
-    """A section of the file; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Server(Section):
-    host: str = "127.0.0.1"
-    port: Port = 8470
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    in_flight_max: Annotated[int, Field(ge=1)] = 5_000
-    connections_max: Annotated[int, Field(ge=1)] = 4_000
-
-
-class Data(Section):
-    dir: Path = Path("bellbuoy-data")
-    # Whole days: less than one would break the promise that an Idempotency-Key holds for 24 hours. 0 keeps for ever.
-    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 30
-
-
-class Ledger(Section):
-    # Secret, since that of a MongoDB holds a password.
-    url: SecretStr = SecretStr("sqlite:///bellbuoy.db")
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, value: SecretStr) -> SecretStr:
-        scheme, _, rest = value.get_secret_value().partition("://")
-        if scheme in ("mongodb", "mongodb+srv") and rest:
-            return value
-        if scheme != "sqlite" or not rest.startswith("/") or rest == "/":
-            raise ValueError(
-                "sqlite:///FILE, relative to [data] dir or absolute with four slashes, or mongodb://HOST/NAME"
-            )
-        return value
-
-    @property
-    def embedded(self) -> bool:
-        """Whether it is a file of this machine, not a server that others share."""
-        return self.url.get_secret_value().startswith("sqlite:")
-
-
-class Queue(Section):
-    # Secret, since that of a RabbitMQ holds a password.
-    url: SecretStr = SecretStr("")
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, value: SecretStr) -> SecretStr:
-        scheme, _, rest = value.get_secret_value().partition("://")
-        hosts = rest.partition("/")[0].rpartition("@")[2].split(",")
-        if value.get_secret_value() and (scheme not in ("amqp", "amqps", "sqlite") or not rest):
-            raise ValueError("empty, for the ledger's own, or amqp://HOST/VHOST")
-        if scheme != "sqlite" and len(hosts) > 1 and not all(hosts):
-            raise ValueError("a host between every two commas: amqp://HOST,HOST/VHOST")
-        return value
-
-    @property
-    def broker(self) -> str | None:
-        """The URL of a message broker; None where the ledger itself hands work out."""
-        url = self.url.get_secret_value()
-        return url if url.startswith("amqp") else None
-
-
-class Cache(Section):
-    # Secret, since that of a Redis holds a password.
-    url: SecretStr = SecretStr("memory://")
-    users_max: Annotated[int, Field(ge=0)] = 50_000
-    fresh_s: Annotated[float, Field(ge=0, le=60)] = 1.0
-
-    @field_validator("url")
-    @classmethod
-    def _known(cls, value: SecretStr) -> SecretStr:
-        scheme, _, rest = value.get_secret_value().partition("://")
-        if value.get_secret_value() == "memory://" or (scheme in ("redis", "rediss") and rest):
-            return value
-        raise ValueError("memory://, or redis://USER:PASSWORD@HOST:PORT/DATABASE, or rediss:// for TLS")
-
-    @property
-    def server(self) -> str | None:
-        """The URL of a Redis that processes share; None where each has only its own memory."""
-        url = self.url.get_secret_value()
-        return None if url == "memory://" else url
-
-
-class Tls(Section):
-    ca_file: Path | None = None
-
-
-Interval = Annotated[float, Field(ge=0.1, le=3_600)]
-
-
-class Fcm(Section):
-    base_url: str = "https://fcm.googleapis.com"
-    project_id: str | None = None
-    credentials_file: Path | None = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
-    probe_interval_s: Interval = 0.5
-    # Google asks for at least 10 s, so that it adapts only where the timeout is longer.
-    timeout_min_s: Seconds = 10.0
-    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
-    rate_per_s: Rate = None
-
-    _url = field_validator("base_url")(outward_url)
-
-
-class Apns(Section):
-    base_url: str = "https://api.push.apple.com"
-    team_id: str | None = None
-    key_id: str | None = None
-    key_file: Path | None = None
-    topic: str | None = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 900.0
-    # Apple slows down who makes many errors, and its probe is one, so it is asked seldom; traffic tells at once.
-    probe_interval_s: Interval = 30.0
-    timeout_min_s: Seconds = 5.0
-    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 100
-    rate_per_s: Rate = None
-
-    _url = field_validator("base_url")(outward_url)
-
-
-class Smtp(Section):
-    url: SecretStr | None = None
-    sender: Annotated[str | None, Field(alias="from")] = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
-    probe_interval_s: Interval = 0.5
-    timeout_min_s: Seconds = 10.0
-    concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
-    rate_per_s: Rate = None
-
-
-class Sms(Section):
-    base_url: str = "https://api.twilio.com"
-    account_sid: str | None = None
-    auth_token: SecretStr | None = None
-    sender: Annotated[str | None, Field(alias="from")] = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
-    probe_interval_s: Interval = 0.5
-    timeout_min_s: Seconds = 5.0
-    concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
-    rate_per_s: Rate = None
-
-    _url = field_validator("base_url")(outward_url)
-
-
-class Providers(Section):
-    fcm: Fcm = Fcm()
-    apns: Apns = Apns()
-    smtp: Smtp = Smtp()
-    sms: Sms = Sms()
-
-
-class Breaker(Section):
-    """A breaker's numbers; what is not given stays as it is by default for that name."""
-
-    failure_threshold: Annotated[int | None, Field(ge=1)] = None
-    recovery_timeout_s: Seconds | None = None
-    monitoring_window_s: Seconds | None = None
-    success_threshold: Annotated[int | None, Field(ge=1)] = None
-    timeout_s: Seconds | None = None
-
-
-class Breakers(Section):
-    fcm: Breaker = Breaker()
-    apns: Breaker = Breaker()
-    smtp: Breaker = Breaker()
-    sms: Breaker = Breaker()
-    mongodb: Breaker = Breaker()
-    redis: Breaker = Breaker()
-    rabbitmq: Breaker = Breaker()
-    pagerduty: Breaker = Breaker()
-    slack: Breaker = Breaker()
-    jira: Breaker = Breaker()
-
-
-class Retry(Section):
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    initial_delay_s: Seconds = 1.0
-    max_delay_s: Seconds = 30.0
-    backoff_multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
-    jitter_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
-
-
-class Delivery(Section):
-    ttl_s_default: Annotated[int, Field(ge=0, le=2_419_200)] = 86_400
-    lease_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
-    poll_s_max: Annotated[float, Field(ge=0.05, le=60)] = 0.5
-    in_hand_max: Annotated[int, Field(ge=10)] = 10_000
-    release_per_s: Annotated[float, Field(gt=0)] = 500.0
-    release_ramp_s: Annotated[float, Field(gt=0)] = 60.0
-    credential_hold_s: Seconds = 60.0
-    purge_gone_min: Annotated[int, Field(ge=1)] = 20
-    purge_share_max: Annotated[float, Field(gt=0, le=1)] = 0.2
-    purge_suspect_s: Annotated[float, Field(ge=0)] = 5.0
-    drain_s: Annotated[float, Field(ge=0)] = 25.0
-
-
-class PagerDuty(Section):
-    base_url: str = "https://events.pagerduty.com"
-    routing_key: SecretStr | None = None
-
-    _url = field_validator("base_url")(outward_url)
-
-
-class Slack(Section):
-    # Secret, since whoever knows it can post.
-    webhook_url: SecretStr | None = None
-
-    @field_validator("webhook_url")
-    @classmethod
-    def _url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None or not value.get_secret_value():
-            return None
-        try:
-            return SecretStr(outward_url(value.get_secret_value()))
-        except ValueError:
-            # In words of our own: those of the parser may quote it.
-            raise ValueError("an https URL without user or password, or http on loopback") from None
-
-
-class Jira(Section):
-    base_url: str | None = None
-    email: str | None = None
-    api_token: SecretStr | None = None
-    project: str | None = None
-    issue_type: str = "Task"
-
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return outward_url(value) if value else None
-
-
-class Alerts(Section):
-    runbook_base_url: str = "https://github.com/bellbuoy/bellbuoy/blob/main/docs/runbooks"
-    pagerduty: PagerDuty = PagerDuty()
-    slack: Slack = Slack()
-    jira: Jira = Jira()
-
-    _url = field_validator("runbook_base_url")(outward_url)
-
-
-class Health(Section):
-    interval_s: Annotated[float, Field(ge=0.05, le=60)] = 0.4
-    silent_s: Annotated[float, Field(ge=0.1, le=60)] = 0.6
-    enter_looks: Annotated[int, Field(ge=1, le=100)] = 3
-    leave_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
-    window_s: Seconds = 30.0
-    calls_min: Annotated[int, Field(ge=1)] = 20
-    error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
-    p95_latency_s_max: Seconds = 2.0
-    database_slow_s: Seconds = 1.0
-    memory_ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.85
-    memory_max_mb: Annotated[int | None, Field(ge=64)] = None
-    disk_free_min_mb: Annotated[float, Field(ge=0)] = 4.0
-    backlog_max: Annotated[int, Field(ge=1)] = 10_000
-    backlog_age_s_max: Seconds = 60.0
-
-
-class Recovery(Section):
-    enabled: bool = True
-    database_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
-    queue_first_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
-    service_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
-    attempts_max: Annotated[int, Field(ge=1, le=20)] = 3
-    settle_s: Seconds = 60.0
-
-
-class Kubernetes(Section):
-    deployment: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] = None
-    namespace: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = None
-    kubeconfig: Path | None = None
-    min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
-    max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 10
-    cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
-    rollback: bool = False
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Kubernetes:
-        if self.max_replicas < self.min_replicas:
-            raise ValueError("max_replicas must not be less than min_replicas")
-        return self
-
-
-class Rollback(Section):
-    enabled: bool = True
-    watch_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
-    calls_min: Annotated[int, Field(ge=1)] = 20
-    error_rate_worse_by: Annotated[float, Field(gt=0, le=1)] = 0.05
-    p95_worse_times: Annotated[float, Field(gt=1, le=100)] = 2.0
-
-
-class Sandbox(Section):
-    enabled: bool = False
-    host: str = "127.0.0.1"
-    port: Port | None = None
-
-
-class Log(Section):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "console"] = "json"
 
 
 class Settings(BaseSettings):

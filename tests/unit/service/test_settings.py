@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bellbuoy.errors import ConfigurationError
-from bellbuoy.service.settings import load, outward_url, with_overrides
+from bellbuoy.service.sections import outward_url
+from bellbuoy.service.settings import load, with_overrides
 
 
 @pytest.fixture(autouse=True)

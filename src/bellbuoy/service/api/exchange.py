@@ -13,7 +13,7 @@ import msgspec
 from bellbuoy.errors import BellbuoyError, Invalid
 from bellbuoy.intake.validate import parse
 from bellbuoy.model.operation import ApiKey
-from bellbuoy.service.settings import is_loopback
+from bellbuoy.service.sections import is_loopback
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from bellbuoy.errors import BellbuoyError, ConfigurationError, Unavailable
-from bellbuoy.service.settings import Settings, is_loopback
+from bellbuoy.service.sections import is_loopback
+from bellbuoy.service.settings import Settings
 
 TRIES_MAX = 8
 WAIT_S_MAX = 10.0
