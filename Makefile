@@ -35,7 +35,7 @@ serve: $(VENV)/.base
 
 test: $(VENV)/.dev
 	sh tests/install-servers.sh
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -17,15 +17,19 @@ __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis
 ALONE = {f"tests/fault/test_{name}.py" for name in ("cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")}
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 
+TOGETHER = {"tests/contract/test_queue.py", "tests/contract/test_shared.py", "tests/acceptance/test_openfeature.py"}
+"""Files whose tests share one server, so that it is not started by each worker."""
+
 
 class OneStackAtATime(LoadScopeScheduling):  # type: ignore[misc]  # It has no types.
-    """Gives all tests of `ALONE` to one worker, and every other test to whoever is free.
+    """Gives all tests of `ALONE` to one worker, those of a file of `TOGETHER` to one, and the rest to whoever is free.
 
     The marks of pytest-xdist would say the same, but with pytest 9 the names that it gives to groups get lost.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "alone" if nodeid.partition("::")[0] in ALONE else nodeid
+        file = nodeid.partition("::")[0]
+        return "alone" if file in ALONE else file if file in TOGETHER else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,7 +19,7 @@ from openfeature.provider import ProviderStatus
 from bellbuoy.openfeature import BellbuoyProvider
 from tests.support.server import KEY, Server, wait_for
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.xdist_group("openfeature")]
+pytestmark = pytest.mark.acceptance
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,6 @@ from tests.support.rabbitmq import RabbitServer, free_port
 
 NOW = 1_800_000_000.0
 WORK: tuple[Lane, ...] = ("high", "normal", "low")
-# The tests of one broker share it, so they run one after the other.
-RABBIT = pytest.param("rabbitmq", marks=pytest.mark.xdist_group("rabbitmq"))
 
 Open = Callable[[], Any]
 
@@ -35,7 +33,7 @@ def message(name: str, *, body: str = "b") -> Message:
     return Message(Record(name, "t", request, NOW, NOW + 100), b"hash", fence=3)
 
 
-@pytest.fixture(params=["memory", RABBIT])
+@pytest.fixture(params=["memory", "rabbitmq"])
 async def open_queue(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
     """Opens the same queue as often as a test wants, as processes would."""
     opened: list[Any] = []
@@ -194,7 +192,6 @@ async def test_it_says_that_it_is_well(queue: Queue) -> None:
 # What only a broker can do to us.
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_what_a_broker_confirmed_is_there_after_a_kill(rabbitmq: RabbitServer, amqp_url: str) -> None:
     queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
     await queue.put("normal", [message(str(n)) for n in range(50)])
@@ -216,7 +213,6 @@ async def test_what_a_broker_confirmed_is_there_after_a_kill(rabbitmq: RabbitSer
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_one_who_only_takes_hears_of_a_restart(rabbitmq: RabbitServer, amqp_url: str) -> None:
     queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
     await queue.put("normal", [message("a")])
@@ -235,7 +231,6 @@ async def test_one_who_only_takes_hears_of_a_restart(rabbitmq: RabbitServer, amq
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_one_who_gives_up_asking_takes_nothing_along(amqp_url: str) -> None:
     queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
     await queue.put("outcomes", [message(str(n)) for n in range(50)])
@@ -248,7 +243,6 @@ async def test_one_who_gives_up_asking_takes_nothing_along(amqp_url: str) -> Non
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_a_frozen_broker_is_not_waited_for(rabbitmq: RabbitServer, amqp_url: str) -> None:
     queue = RabbitQueue(amqp_url, prefetch=50, clock=SystemClock(), rng=Random(1))
     await queue.probe()
@@ -270,7 +264,6 @@ async def test_a_frozen_broker_is_not_waited_for(rabbitmq: RabbitServer, amqp_ur
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_whoever_asks_as_a_connection_is_given_up_is_told_so_and_not_cancelled(
     rabbitmq: RabbitServer, amqp_url: str
 ) -> None:
@@ -289,7 +282,6 @@ async def test_whoever_asks_as_a_connection_is_given_up_is_told_so_and_not_cance
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_a_queue_that_is_not_as_it_must_be_is_named(amqp_url: str) -> None:
     async with await aio_pika.connect(amqp_url) as connection:
         await (await connection.channel()).declare_queue(f"{PREFIX}high", durable=True)
@@ -300,7 +292,6 @@ async def test_a_queue_that_is_not_as_it_must_be_is_named(amqp_url: str) -> None
     await queue.aclose()
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_a_password_stands_in_no_error(rabbitmq: RabbitServer) -> None:
     url = f"amqp://guest:s3cret-password@127.0.0.1:{rabbitmq.port}/"
     queue = RabbitQueue(url, prefetch=0, clock=SystemClock(), rng=Random(1))
@@ -319,7 +310,6 @@ async def test_it_is_as_before_after_a_reconnection(queue: Queue) -> None:
     await queue.acknowledge([handed])
 
 
-@pytest.mark.xdist_group("rabbitmq")
 async def test_a_node_that_is_away_is_passed_over(rabbitmq: RabbitServer, amqp_url: str) -> None:
     here = f"127.0.0.1:{rabbitmq.port}"
     queue = RabbitQueue(

@@ -45,7 +45,6 @@ from bellbuoy.ports.shared import (
 )
 from tests.support.redis import RedisServer
 
-REDIS = pytest.param("redis", marks=pytest.mark.xdist_group("redis"))
 ANNA = User("anna", email="a@example.com", devices=(RegisteredDevice(Device("d", "android", "fcm", "t"), 1.5),))
 
 
@@ -110,7 +109,7 @@ async def until(what: Callable[[], bool | Awaitable[bool]], within_s: float = 20
 Open = Callable[[], Any]
 
 
-@pytest.fixture(params=["memory", REDIS])
+@pytest.fixture(params=["memory", "redis"])
 async def open_process(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
     """Opens another process' view as often as a test wants; in memory there is but one."""
     if request.param == "memory":
@@ -325,7 +324,6 @@ async def test_leave_to_probe_has_an_owner_and_an_end(open_process: Open) -> Non
 # What only a server can do.
 
 
-@pytest.mark.xdist_group("redis")
 async def test_what_nobody_can_read_is_not_known(linked: Linked, redis_server: RedisServer) -> None:
     await linked.recipients.keep("t", ANNA)
     await linked.idempotency.remember([Remembered("i", b"h", "accepted", ("queue",), 1.0)])
@@ -336,7 +334,6 @@ async def test_what_nobody_can_read_is_not_known(linked: Linked, redis_server: R
     assert await linked.idempotency.find(["i"]) == {}
 
 
-@pytest.mark.xdist_group("redis")
 async def test_keys_of_another_kind_are_an_absence(linked: Linked, redis_server: RedisServer) -> None:
     with redis_server.client() as client:
         client.rpush("bellbuoy:flags", "x")
@@ -346,7 +343,6 @@ async def test_keys_of_another_kind_are_an_absence(linked: Linked, redis_server:
             await asked
 
 
-@pytest.mark.xdist_group("redis")
 async def test_fences_grow_although_the_server_has_lost_everything(linked: Linked, redis_server: RedisServer) -> None:
     first = await linked.locks.acquire("x", "w-1", lease_s=30.0)
     redis_server.lose_everything()
@@ -357,7 +353,6 @@ async def test_fences_grow_although_the_server_has_lost_everything(linked: Linke
     assert not await linked.locks.renew(first, lease_s=30.0)
 
 
-@pytest.mark.xdist_group("redis")
 async def test_what_was_confirmed_survives_a_kill(linked: Linked, redis_server: RedisServer) -> None:
     await linked.idempotency.remember([Remembered("i", b"h", "accepted", ("queue",), 1.0)])
     await linked.flags.write("f", True)
@@ -371,7 +366,6 @@ async def test_what_was_confirmed_survives_a_kill(linked: Linked, redis_server: 
     assert await linked.flags.read() == {"f": True}
 
 
-@pytest.mark.xdist_group("redis")
 async def test_a_listener_that_missed_something_is_told(linked: Linked, redis_server: RedisServer) -> None:
     heard: list[UserKey | None] = []
     linked.recipients.listen(heard.append)
@@ -384,7 +378,6 @@ async def test_a_listener_that_missed_something_is_told(linked: Linked, redis_se
     assert heard.count(None) >= 2
 
 
-@pytest.mark.xdist_group("redis")
 async def test_a_frozen_server_is_not_waited_for_and_not_believed_to_be_heard(
     linked: Linked, redis_server: RedisServer
 ) -> None:
@@ -400,7 +393,6 @@ async def test_a_frozen_server_is_not_waited_for_and_not_believed_to_be_heard(
     assert await linked.flags.read() == {}
 
 
-@pytest.mark.xdist_group("redis")
 async def test_a_server_without_room_says_so_and_still_answers(linked: Linked, redis_server: RedisServer) -> None:
     await linked.flags.write("f", True)
     redis_server.refuse_writes(True)
@@ -427,7 +419,6 @@ async def test_a_server_without_room_says_so_and_still_answers(linked: Linked, r
     await linked.link.probe()
 
 
-@pytest.mark.xdist_group("redis")
 async def test_one_who_gives_up_asking_takes_nothing_along(linked: Linked) -> None:
     for n in range(50):
         asking = asyncio.create_task(linked.flags.write(f"f-{n}", True))

@@ -20,7 +20,6 @@ from tests.support.verdict import report
 
 pytestmark = [
     pytest.mark.fault,
-    pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it kills and freezes the server"),
     pytest.mark.timeout(900),
 ]

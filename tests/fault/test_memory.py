@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.server import Server, wait_for
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(300), pytest.mark.xdist_group("memory")]
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 LIMIT_BYTES = 200 * 1024 * 1024
 """Less than the 300 MB within which a flood like this one passes without any pressure."""
 

@@ -15,7 +15,6 @@ from tests.support.verdict import report
 
 pytestmark = [
     pytest.mark.fault,
-    pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it cuts the server off"),
     pytest.mark.timeout(900),
 ]

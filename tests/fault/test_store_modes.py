@@ -16,7 +16,6 @@ from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.fault,
-    pytest.mark.xdist_group("cluster"),
     pytest.mark.skipif(REAL is not None, reason="it kills the servers"),
     pytest.mark.timeout(900),
 ]

@@ -66,15 +66,18 @@ class Cluster(Flow):
         self.around = RememberedUsers(self.homes, users_max=100, clock=self.clock)
         self.worker = self._worker("w-1")
         self.homes.nudge = self.worker.nudge
-        self.intake = Intake(
-            ledger=self.around,
+        self.intake = self.intake_to(self.around)
+        self.feed = self._feed()
+
+    def intake_to(self, homes: Any) -> Intake:
+        return Intake(
+            ledger=homes,
             worker=None,
             settings=IntakeSettings(),
             clock=self.clock,
             rng=self.rng,
             telemetry=self.telemetry,
         )
-        self.feed = self._feed()
 
     def _worker(self, owner: str) -> Worker:
         return Worker(

@@ -42,7 +42,7 @@ class HomesSettings(Struct, frozen=True):
         patience_s_max: longest wait, in seconds, for what the ledger says of an Idempotency-Key once the queue has
             confirmed; it is twice what the ledger usually takes. Who waited in vain is the last to wait until the
             ledger answers again.
-        remembered_max: notifications that only the queue confirmed and that are remembered here, to be found.
+        remembered_max: notifications that this process answered for last and remembers, to be found.
         batch: entries of the journal that are given to another home at a time.
         pause_s: seconds between two batches, so that a home that is back is not pressed.
         wait_s: seconds until the next try when nothing takes what the journal has.
@@ -52,7 +52,7 @@ class HomesSettings(Struct, frozen=True):
 
     grace_s: float = 30.0
     patience_s_max: float = 0.25
-    remembered_max: int = 100_000
+    remembered_max: int = 20_000
     batch: int = 200
     pause_s: float = 0.05
     wait_s: float = 1.0
@@ -93,7 +93,7 @@ class Homes:
         self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
         self._usual_s = 0.0  # What the ledger takes to confirm, smoothed.
         self._silent = False  # Somebody waited for the ledger in vain, and it has answered nobody since.
-        self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What only the queue is known to have.
+        self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What was answered for here of late.
         self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
         self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
         self._left: set[asyncio.Task[None]] = set()
@@ -216,7 +216,11 @@ class Homes:
             self._leave(self._unless_queued(queued, offers))
             taken = written.result()
             # The ledger may be away a moment later, and whoever was told of it here looks for it here.
-            self._remember([offer for offer, one in zip(offers, taken, strict=True) if one.kind == "new"])
+            self._remember(
+                msgspec.structs.replace(offer, record=one.record)
+                for offer, one in zip(offers, taken, strict=True)
+                if one.kind != "other"
+            )
             if self._recall is not None:
                 self._recall.tell_soon(offers, taken)
             if queued.done() and not _failed(queued):
@@ -251,14 +255,14 @@ class Homes:
     ) -> list[Taken]:
         """Only the queue has confirmed; remember them until the ledger has them too."""
         taken = [_taken(offer, known.get(offer.record.id)) for offer in offers]
-        self._remember([offer for offer, one in zip(offers, taken, strict=True) if one.kind != "other"])
+        self._remember(offer for offer, one in zip(offers, taken, strict=True) if one.kind != "other")
         if self._recall is not None:
             await self._recall.tell([offer for offer in offers if offer.record.id not in known])
         written.add_done_callback(lambda done: self._settled_late(offers, done))
         return taken
 
-    def _remember(self, offers: Sequence[Offer]) -> None:
-        """Be able to find what the queue has although the ledger cannot be asked."""
+    def _remember(self, offers: Iterable[Offer]) -> None:
+        """Be able to find what was answered for here although the ledger cannot be asked."""
         self._remembered.update((offer.record.id, offer) for offer in offers)
         while len(self._remembered) > self._settings.remembered_max:
             self._remembered.popitem(last=False)
@@ -271,8 +275,6 @@ class Homes:
             self._lost(error)
             return
         for offer, one in zip(offers, written.result() if error is None else (), strict=error is None):
-            if one.kind == "other":
-                self._remembered.pop(offer.record.id, None)
             self._compare(offer, one)
 
     async def _unless_queued(self, queued: asyncio.Future[Any], offers: Sequence[Offer]) -> None:
@@ -304,6 +306,7 @@ class Homes:
         if taken.kind == "other":
             # Two nodes that could not see each other took different requests under one key. One id is one
             # notification, and the ledger had the other one first.
+            self._remembered.pop(offer.record.id, None)
             self._telemetry.event("idempotency_conflict", notification_id=offer.record.id)
 
     # Working.
@@ -325,8 +328,6 @@ class Homes:
         except (Full, Unavailable) as error:
             self._lost(error)
             raise
-        for offer in offers:
-            self._remembered.pop(offer.record.id, None)
         await self._compare_all(
             offer
             for offer, claim in zip(offers, claims, strict=True)

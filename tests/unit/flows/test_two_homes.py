@@ -123,6 +123,25 @@ async def test_while_outcomes_are_on_their_way_nothing_is_said_not_to_be_there(c
         await cluster.homes.get(old)
 
 
+async def test_what_this_node_answered_for_is_found_although_the_ledger_is_away_since(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    worked_on = await cluster.send(to_email())
+    other = another_node(cluster, tmp_path)
+    here, cluster.intake = cluster.intake, cluster.intake_to(other)
+    elsewhere = await cluster.offer(to_email(), "k")
+    cluster.intake = here
+    await cluster.pass_time(1)
+    repeated = await cluster.offer(to_email(), "k")
+    assert isinstance(elsewhere, Accepted)
+    assert isinstance(repeated, Accepted)
+    assert elsewhere.record.id == repeated.record.id
+    cluster.store.failure = AWAY
+    for one in (worked_on, repeated.record.id):
+        assert (await cluster.homes.get(one)).id == one
+    await other.kept.aclose()
+
+
 async def test_with_the_queue_away_the_ledger_makes_it_due_at_once(cluster: Cluster) -> None:
     cluster.queue.failure = AWAY
     one = await cluster.send(to_email())
