@@ -246,6 +246,24 @@ async def test_cancelling(ledger: Ledger) -> None:
     assert (await ledger.books()).cancelled == 3
 
 
+async def test_what_one_device_has_is_cancelled_for_the_others(ledger: Ledger) -> None:
+    await accept(ledger, "a")
+    (one,) = await claim(ledger)
+    record = one.record
+    record.chain = ("push",)
+    record.deliveries += [Delivery(d, 0, "push", "apns", d, due_at=NOW) for d in ("has", "waits")]
+    transitions.start(record.deliveries[0], NOW)
+    transitions.delivered(record, record.deliveries[0], Receipt(200), NOW, 1.0)
+    await save(ledger, one, due_at=NOW + 60)
+    found = await ledger.cancel("a", "t", now=NOW)
+    assert (found.status, [d.status for d in found.deliveries]) == ("delivered", ["delivered", "cancelled"])
+    assert await claim(ledger, now=NOW + 1_000) == []
+    with pytest.raises(Conflict):
+        await ledger.cancel("a", "t", now=NOW)
+    books = await ledger.books()
+    assert (books.delivered, books.difference) == (1, 0)
+
+
 async def test_a_cancel_after_a_crash_during_an_attempt_is_heard_by_the_next_worker(ledger: Ledger) -> None:
     await accept(ledger, "a")
     (one,) = await claim(ledger, "w-1")

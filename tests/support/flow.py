@@ -20,6 +20,7 @@ from bellbuoy.delivery.settle import Rules
 from bellbuoy.delivery.worker import Worker, WorkerSettings
 from bellbuoy.errors import Invalid
 from bellbuoy.intake.accept import Accepted, Intake, IntakeSettings
+from bellbuoy.intake.cancel import Cancellation, SagaStore
 from bellbuoy.model.delivery import Message, ProviderName, Receipt, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Books, Issue
@@ -104,6 +105,16 @@ class RecordingTelemetry:
 
     def names(self) -> list[str]:
         return [name for name, _ in self.events]
+
+
+class MemorySagas(resilience.MemorySagaLog):
+    """A log of sagas that says which are not over."""
+
+    async def unfinished(self, name: str, *, limit: int) -> list[str]:
+        return [one.id for one in self.states.values() if one.name == name and not one.over][:limit]
+
+    async def forget(self, saga_id: str) -> None:
+        self.states.pop(saga_id, None)
 
 
 class Flow:
@@ -200,6 +211,16 @@ class Flow:
     async def pass_time(self, seconds: float) -> None:
         """Let time pass in steps short enough for every timer."""
         await self.clock.advance(seconds, turns=60)
+
+    def cancellation(self, log: SagaStore, accept: Any = None) -> Cancellation:
+        """Somebody who cancels, as each process that accepts has."""
+        return Cancellation(
+            ledger=self.ledger,
+            accept=accept or self.intake.accept,
+            log=log,
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
 
     async def send(self, document: dict[str, Any], key: str | None = None) -> str:
         """Accept a notification; returns its id."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from bellbuoy.errors import Conflict
 from bellbuoy.model.delivery import (
     ATTEMPTS_KEPT,
     Attempt,
@@ -132,8 +133,27 @@ def retry(record: Record, delivery: Delivery, now: float, wait_s: float, why: st
     record.note(now, "held" if held else "retry", f"{delivery.provider}: {why}, next in {wait_s:.1f} s")
 
 
+def cancel(record: Record, now: float) -> bool:
+    """Cancel everything that is not sent, as far as that can be done without the worker of an attempt under way.
+
+    Returns:
+        True when nothing was changed, since such a worker has to be told.
+
+    Raises:
+        Conflict: nothing is left to cancel.
+    """
+    under_way = any(d.status == "sending" for d in record.deliveries)
+    if record.over or (under_way and record.once):
+        raise Conflict(f"nothing is left to cancel: it is {record.status}")
+    if not under_way:
+        cancel_open(record, now)
+    return under_way
+
+
 def cancel_open(record: Record, now: float) -> None:
     """Cancel everything that is not being sent at this moment."""
+    if record.final:
+        record.note(now, "cancelled", "the sender cancelled what was not sent yet")
     finish_open(record, now, "cancelled", "the sender cancelled it")
 
 

@@ -7,6 +7,7 @@ written down before and after each step: when it dies the next holder goes on fr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
@@ -296,6 +297,16 @@ class StoredSagaLog:
         except Conflict as error:
             raise LeaseLost(f"another runner has gone on with {state.id}") from error
         self._versions[state.id] = kept.version
+
+    async def unfinished(self, name: str, *, limit: int) -> list[str]:
+        """The ids of at most `limit` sagas of this name that are not over, of those that were written last."""
+        states = [msgspec.json.decode(one.data, type=SagaState) for one in await self._store.page("saga", limit=500)]
+        return [one.id for one in states if one.name == name and not one.over][:limit]
+
+    async def forget(self, saga_id: str) -> None:
+        """Keep no log of a saga that this process has run. Raises as the store does."""
+        with contextlib.suppress(Conflict):  # Else another runner has gone on with it, and forgets it.
+            await self._store.delete("saga", saga_id, version=self._versions.pop(saga_id, 0))
 
 
 def _reports(state: SagaState) -> list[StepReport]:

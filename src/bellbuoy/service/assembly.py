@@ -32,9 +32,11 @@ from bellbuoy.errors import ConfigurationError
 from bellbuoy.health.flags import Flags
 from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
+from bellbuoy.intake.cancel import Cancellation
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.provider import Provider
 from bellbuoy.recovery.escalate import Escalation
+from bellbuoy.recovery.execute import StoredSagaLog
 from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, measured
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
@@ -189,9 +191,20 @@ def build(
         circumstances=lambda: vitals.controls.circumstances,
     )
     vitals.controls.steer(intake, of_intake)
+    cancellation = Cancellation(
+        ledger=stores.ledger,
+        accept=intake.accept,
+        log=StoredSagaLog(stores.control),
+        clock=clock,
+        telemetry=telemetry,
+    )
+    if accepting:
+        loops["cancel"] = cancellation
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
-    context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering)
+    context = Context(
+        intake, cancellation, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering
+    )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 
 

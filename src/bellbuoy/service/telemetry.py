@@ -110,6 +110,8 @@ EVENTS: dict[str, str] = {
     "shared_state_lost": "warning",
     "shared_state_regained": "info",
     "idempotency_conflict": "warning",
+    "silent_push_failed": "warning",
+    "cancel_not_resumed": "error",
     "request_failed": "error",
     "key_created": "info",
     "key_revoked": "info",

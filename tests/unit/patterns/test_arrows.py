@@ -15,10 +15,11 @@ from bellbuoy.health.hysteresis import Patience
 from bellbuoy.health.monitor import Monitor, Sign
 from bellbuoy.health.signs import Breakers
 from bellbuoy.model.delivery import Message, Receipt
+from bellbuoy.model.replacement import CANCELS
 from bellbuoy.recovery.plan import PLAN_OF, PLANS
 from bellbuoy.service.controls import Controls
 from tests.support.cluster import AWAY, Cluster
-from tests.support.flow import Flow, RecordingTelemetry, android, to_email, to_user
+from tests.support.flow import Flow, MemorySagas, RecordingTelemetry, android, to_email, to_user
 from tests.unit.recovery.test_execute import World
 
 
@@ -198,7 +199,7 @@ async def test_auto_recovery_to_saga(world: World) -> None:
 
 
 async def test_manual_intervention_to_compensation(flow: Flow) -> None:
-    """A cancel takes back all that has not been sent, once, and what was sent stays."""
+    """A cancel takes back all that has not been sent, once; what was sent stays, and is replaced where that can be."""
     await flow.add_user(devices=(android("a"), android("b")))
     gate = asyncio.Event()
 
@@ -207,17 +208,21 @@ async def test_manual_intervention_to_compensation(flow: Flow) -> None:
         return Receipt(200, "m")
 
     flow.providers["fcm"].script = lambda message: Receipt(200, "m") if message.endpoint == "token-a" else late(message)
-    sent = await flow.send(to_user())
+    sent = await flow.send(to_user(collapse_key="order-17"))
     await flow.pass_time(1)
     found = await flow.record(sent)
     assert {d.device_id: d.status for d in found.deliveries} == {"a": "delivered", "b": "sending"}
     flow.lanes["smtp"].breaker.isolate()
     other = await flow.send(to_email())
     await flow.pass_time(1)
-    await flow.ledger.cancel(other, "default", now=flow.clock.time())
+    cancellation = flow.cancellation(MemorySagas())
+    await cancellation.cancel(other, "default")
+    await cancellation.cancel(sent, "default")
     flow.lanes["smtp"].breaker.close()
     gate.set()
     await flow.pass_time(60)
     assert flow.providers["smtp"].sent == []
     assert (await flow.record(other)).status == "cancelled"
     assert {d.status for d in (await flow.record(sent)).deliveries} == {"delivered"}
+    silent = [m for m in flow.providers["fcm"].sent if m.content.data == {CANCELS: sent}]
+    assert [(m.endpoint, m.collapse_key) for m in silent] == [("token-a", "order-17")]

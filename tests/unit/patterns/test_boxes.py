@@ -24,7 +24,7 @@ from bellbuoy.resilience.saga import MemorySagaLog, Saga, SagaFailed, Step
 from bellbuoy.service.link import open_link
 from bellbuoy.service.scaling import SupervisedScaling
 from tests.support.cluster import AWAY, Cluster
-from tests.support.flow import IOS_TOKEN, Flow, RecordingTelemetry, android, iphone, to_email, to_user
+from tests.support.flow import IOS_TOKEN, Flow, MemorySagas, RecordingTelemetry, android, iphone, to_email, to_user
 from tests.unit.recovery.test_execute import World
 
 
@@ -245,7 +245,9 @@ async def test_compensating_transactions(flow: Flow) -> None:
     flow.lanes["smtp"].breaker.isolate()
     sent = await flow.send(to_email())
     await flow.pass_time(1)
-    await flow.ledger.cancel(sent, "default", now=flow.clock.time())
+    sagas = MemorySagas()
+    await flow.cancellation(sagas).cancel(sent, "default")
+    assert sagas.states == {}, "it is over"
     flow.lanes["smtp"].breaker.close()
     await flow.pass_time(60)
     assert (await flow.record(sent)).status == "cancelled"

@@ -18,7 +18,7 @@ from bellbuoy.adapters.mongodb.database import CONFLICTS_MAX, Database, Document
 from bellbuoy.adapters.mongodb.documents import accepted, changed, decode, parse_stamp, written
 from bellbuoy.adapters.mongodb.faults import DUPLICATE_KEY, codes
 from bellbuoy.adapters.mongodb.group import Group
-from bellbuoy.errors import Conflict, LeaseLost, NotFound
+from bellbuoy.errors import LeaseLost, NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import NotificationStatus, ProviderName, Record
 from bellbuoy.ports.ledger import Offer, Page, Taken
@@ -128,13 +128,9 @@ class Notifications:
 
     def _cancelled(self, record: Record, now: float) -> tuple[Record, Document]:
         """The record as it is answered, and the update that cancels it. Raises Conflict."""
-        under_way = any(d.status == "sending" for d in record.deliveries)
-        if record.final or (under_way and record.once):
-            raise Conflict(f"nothing is left to cancel: it is {record.status}")
-        if under_way:
+        if transitions.cancel(record, now):
             # Its worker holds the record, or died with it. Whoever writes next is told before anything further.
             return record, {"$set": {"cancelling": True}}
-        transitions.cancel_open(record, now)
         return record, changed(record, token=self._db.stamp())
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.rows import chunks, values
-from bellbuoy.errors import Conflict, Invalid, LeaseLost, NotFound
+from bellbuoy.errors import Invalid, LeaseLost, NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.dead_letters import letters_of, redeemed
 from bellbuoy.model.delivery import PROVIDERS, NotificationStatus, ProviderName, Record
@@ -196,14 +196,10 @@ class Notifications:
             if row is None:
                 raise NotFound(f"there is no notification {notification_id}")
             record = decode(row[0])
-            under_way = any(d.status == "sending" for d in record.deliveries)
-            if record.final or (under_way and record.once):
-                raise Conflict(f"nothing is left to cancel: it is {record.status}")
-            if under_way:
+            if transitions.cancel(record, now):
                 # Its worker holds the record, or died with it. Whoever writes next is told before anything further.
                 connection.execute("UPDATE notifications SET cancelling = 1 WHERE id = ?", (notification_id,))
                 return record
-            transitions.cancel_open(record, now)
             connection.execute(
                 """UPDATE notifications SET status = ?, record = ?, due_at = ?, owner = NULL, held = NULL,
                      fence = fence + 1 WHERE id = ?""",

@@ -9,6 +9,7 @@ from typing import Protocol
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.send import Lane
 from bellbuoy.intake.accept import Intake
+from bellbuoy.intake.cancel import Cancellation
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
@@ -31,6 +32,7 @@ class Context:
     """The service behind the HTTP interface."""
 
     intake: Intake
+    cancellation: Cancellation
     ledger: Ledger
     stores: Stores
     keys: Keys

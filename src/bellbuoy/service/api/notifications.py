@@ -121,7 +121,7 @@ async def explain(context: Context, call: Call) -> Reply:
 async def cancel(context: Context, call: Call) -> Reply:
     """`POST /v1/notifications/{id}/cancel`."""
     call.query()
-    record = await context.ledger.cancel(call.path("id"), call.key.tenant, now=context.clock.time())
+    record = await context.cancellation.cancel(call.path("id"), call.key.tenant)
     return Reply.json(views.notification(record))
 
 
