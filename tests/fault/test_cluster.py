@@ -46,8 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def stack(running: Stack) -> Stack:
-    running.well()
-    return running
+    return running.begin()
 
 
 def mongodb_killed(stack: Stack) -> Iterator[None]:

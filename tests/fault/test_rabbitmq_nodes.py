@@ -51,8 +51,7 @@ def running(broker: RabbitCluster, vhost: str, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def stack(running: Stack) -> Stack:
-    running.well()
-    return running
+    return running.begin()
 
 
 def together(broker: RabbitCluster, vhost: str) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Stack:
         redis: RedisServer | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
+        self._since = datetime.min.replace(tzinfo=UTC)
         self.mongodb = mongodb
         self.rabbitmq = rabbitmq
         self.to_mongodb = Proxy(mongodb.port)
@@ -87,6 +89,12 @@ class Stack:
         for node in self.accepting:
             wait_for(partial(_stores_well, node), within_s=240, why="the stores are healthy")
 
+    def begin(self) -> Stack:
+        """Wait as `well` does; from here on only what is accepted now is asked for."""
+        self.well()
+        self._since = datetime.now(UTC)
+        return self
+
     def settled(self, ids: set[str], within_s: float = 240.0) -> None:
         """Wait until these have come to an end, as has all else that the ledger knows of."""
         wait_for(self._settled, within_s=within_s, why="everything is settled")
@@ -103,13 +111,14 @@ class Stack:
         return answer.status == 200 and answer.json()["pending"] == 0 and not _journals(self.accepting)
 
     def notifications(self) -> list[dict[str, Any]]:
-        """All that the ledger has."""
+        """All that the ledger has since `begin`, the newest first."""
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
             page = wait_for(partial(self._page, cursor), why="a page of notifications")
-            found += page["items"]
-            if page["next_cursor"] is None:
+            fresh = [one for one in page["items"] if datetime.fromisoformat(one["accepted_at"]) >= self._since]
+            found += fresh
+            if page["next_cursor"] is None or not fresh:
                 return found
             cursor = f"&cursor={page['next_cursor']}"
 
