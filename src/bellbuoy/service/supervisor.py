@@ -13,21 +13,21 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
 from prometheus_client import multiprocess
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.link import Link, open_link
+from bellbuoy.service.metrics_folder import metrics_folder
 from bellbuoy.service.settings import Settings, document_of
 from bellbuoy.service.telemetry import METRICS_VARIABLE, ServiceTelemetry
 
@@ -98,7 +98,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._changing = asyncio.Lock()
         self._group = asyncio.TaskGroup()
-        self._metrics = settings.data.dir / "metrics"
+        self._metrics: Path
 
     @property
     def count(self) -> int:
@@ -114,26 +114,19 @@ class Supervisor:
         Raises:
             ConfigurationError: there can be no folder for metrics in the data directory.
         """
-        shutil.rmtree(self._metrics, ignore_errors=True)
-        try:
-            self._metrics.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot make {self._metrics} anew: {error.strerror}",
-                hint="remove it, or make the data directory this user's own",
-            ) from None
-        async with self._group:
-            first = self._add()
-            # The first makes what all need, a bootstrap key for one; and what it cannot do the others cannot either.
-            status = await self._first(first)
-            self._started = True
-            if status is None and not self._stop.is_set():
-                for _ in range(self._settings.server.workers - 1):
-                    self._add()
-                await self._stop.wait()
-            async with self._changing:
-                for place in self._places:
-                    place.retired.set()
+        with metrics_folder(self._settings.data.dir / "metrics") as self._metrics:
+            async with self._group:
+                first = self._add()
+                # The first makes what all need, a bootstrap key for one; what it cannot do the others cannot either.
+                status = await self._first(first)
+                self._started = True
+                if status is None and not self._stop.is_set():
+                    for _ in range(self._settings.server.workers - 1):
+                        self._add()
+                    await self._stop.wait()
+                async with self._changing:
+                    for place in self._places:
+                        place.retired.set()
         self._telemetry.event("supervisor_stopped")
         return status or 0
 

@@ -64,7 +64,8 @@ class _Resource:
         try:
             reply = await self._answer(Call(scope, receive))
         except BellbuoyError as error:
-            reply = problem(error)
+            route = self._methods.get(scope["method"])
+            reply = problem(error, operator=route is not None and route.scope in ("operate", "admin"))
         except TimeoutError:
             reply = problem(HttpError(408, "request_timeout", "the body did not come in time"))
         except Exception as error:

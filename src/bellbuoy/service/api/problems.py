@@ -66,28 +66,44 @@ _STATUS: tuple[tuple[type[BellbuoyError], int], ...] = (
 _DEFAULT_WAIT_S = {429: 1.0, 503: 5.0}
 
 
-def problem(error: BellbuoyError) -> Reply:
-    """The answer that tells a client about `error`."""
+_AWAY = {
+    "store_full": "a store that this needs has no room at the moment",
+    "store_unavailable": "a store that this needs does not answer, or may not know yet",
+}
+"""What clients are told of stores; hosts, files and the drivers' words are for those who operate the service."""
+
+
+def problem(error: BellbuoyError, *, operator: bool = False) -> Reply:
+    """The answer that tells a client, or an operator, about `error`."""
     status = (
         error.status if isinstance(error, HttpError) else next((s for t, s in _STATUS if isinstance(error, t)), 500)
     )
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     headers |= retry_after(error.retry_after_s or _DEFAULT_WAIT_S.get(status))
-    return Reply(status, encode(document(error, status)), b"application/problem+json", headers)
+    content = document(error, status, operator=operator)
+    return Reply(status, encode(content), b"application/problem+json", headers)
 
 
-def document(error: BellbuoyError, status: int) -> dict[str, Any]:
+def document(error: BellbuoyError, status: int, *, operator: bool = False) -> dict[str, Any]:
     """The problem as a document."""
+    away = isinstance(error, (Full, Unavailable)) and not operator
     content: dict[str, Any] = {
         "type": "about:blank",
         "title": TITLES.get(status, "Error"),
         "status": status,
-        "detail": str(error) if status != 500 else "an unexpected error; it is logged",
+        "detail": _detail(error, status, away=away),
         "code": error.code if status != 500 else "internal",
         "retryable": status in (408, 429, 503),
     }
-    if error.hint:
-        content["hint"] = error.hint
+    hint = "GET /v1/health says what is wrong" if away else error.hint
+    if hint:
+        content["hint"] = hint
     if isinstance(error, Invalid):
         content["errors"] = [{"path": path, "message": message} for path, message in error.errors]
     return content
+
+
+def _detail(error: BellbuoyError, status: int, *, away: bool) -> str:
+    if status == 500:
+        return "an unexpected error; it is logged"
+    return _AWAY.get(error.code, _AWAY["store_unavailable"]) if away else str(error)
