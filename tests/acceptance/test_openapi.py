@@ -21,6 +21,7 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
         *("--header", f"Authorization: Bearer {KEY}"),
+        *("--exclude-path", "/v1/events"),  # Its answer has no end; test_events.py reads it.
         *("--checks", CHECKS, "--max-examples", EXAMPLES, "--generation-deterministic", "--no-color"),
     ]
     environment = {
@@ -33,6 +34,7 @@ def test_the_description_is_true(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 0, report
     tested = re.search(r"Tested: (\d+)", done.stdout)
     assert tested is not None
-    assert int(tested[1]) == len([o for path in server.get("/openapi.json")["paths"].values() for o in path])
+    paths = server.get("/openapi.json")["paths"]
+    assert int(tested[1]) == len([o for path in paths.values() for o in path]) - len(paths["/v1/events"])
     assert "request_failed" not in [e["event"] for e in server.events()]
     assert server.books()["difference"] == 0

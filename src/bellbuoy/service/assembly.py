@@ -1,4 +1,4 @@
-"""Put the parts together: the only module that names concrete adapters."""
+"""Put the parts together; with `stores`, `lanes` and `alerts` the only modules that name concrete adapters."""
 
 from __future__ import annotations
 
@@ -6,23 +6,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from bellbuoy import resilience
-from bellbuoy.adapters.apns import ApnsProvider
 from bellbuoy.adapters.control_values import ControlValues
-from bellbuoy.adapters.fcm import FcmProvider
 from bellbuoy.adapters.host import LinuxHost
-from bellbuoy.adapters.memory_shared import MemoryRateLimit
-from bellbuoy.adapters.sms import SmsProvider
-from bellbuoy.adapters.smtp import SmtpProvider
-from bellbuoy.adapters.transport import Http2Transport, PyreqwestTransport, Transport
 from bellbuoy.clock import Clock
 from bellbuoy.delivery.feed import Feed, FeedSettings
-from bellbuoy.delivery.pace import Pace
-from bellbuoy.delivery.purge import PurgeGuard, PurgeRules
 from bellbuoy.delivery.release import Release, ReleaseSettings
 from bellbuoy.delivery.retention import Retention, RetentionSettings
 from bellbuoy.delivery.send import Lane
@@ -34,16 +25,16 @@ from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.intake.cancel import Cancellation
 from bellbuoy.ports.ledger import Ledger
-from bellbuoy.ports.provider import Provider
 from bellbuoy.recovery.escalate import Escalation
 from bellbuoy.recovery.execute import StoredSagaLog
 from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, measured
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
-from bellbuoy.service.breakers import breaker_settings, make_breaker, share_breaker
+from bellbuoy.service.breakers import breaker_settings, share_breaker
 from bellbuoy.service.cache import Cache
 from bellbuoy.service.keys import Keys
+from bellbuoy.service.lanes import make_lane, pace_of, providers
 from bellbuoy.service.live import LiveSettings
 from bellbuoy.service.mending import build_incidents, build_mending
 from bellbuoy.service.repairs import Repairs
@@ -52,6 +43,7 @@ from bellbuoy.service.steering import build_steering, wire_flags
 from bellbuoy.service.stores import Stores, open_stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals, build_vitals
+from bellbuoy.service.watchers import Watchers
 
 if TYPE_CHECKING:
     from bellbuoy.adapters.kubernetes import KubernetesApi
@@ -129,7 +121,7 @@ def build(
     stores = open_stores(settings, telemetry, clock, rng, accepting=accepting, working=working)
     owner = f"{os.getpid()}-{uuid.UUID(int=rng.getrandbits(128)).hex[:12]}"
     lanes: dict[str, Lane] = {
-        p.name: _lane(p, settings, stores.cache, telemetry, clock, rng)
+        p.name: make_lane(p, settings, stores.cache, telemetry, clock, rng)
         for p in providers(settings, clock=clock, rng=rng)
     }
     host = LinuxHost(settings.data.dir, memory_max_bytes=_bytes(settings.health.memory_max_mb))
@@ -202,8 +194,22 @@ def build(
         loops["cancel"] = cancellation
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
+    watchers = Watchers(clock)
+    telemetry.listeners.append(watchers.heard)
     context = Context(
-        intake, cancellation, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering
+        intake,
+        cancellation,
+        stores.ledger,
+        stores,
+        keys,
+        lanes,
+        telemetry,
+        clock,
+        nudge,
+        vitals,
+        mending,
+        steering,
+        watchers,
     )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 
@@ -305,122 +311,6 @@ def _of_cluster(
     return scaling, loops
 
 
-def _transport(ca_file: Path | None, *, idle_s: float) -> Transport:
-    """HTTP/2 where the server speaks it; a stand-in on loopback often does not."""
-    return Http2Transport(ca_file=ca_file, other=PyreqwestTransport(ca_file=ca_file), idle_s=idle_s)
-
-
-def providers(settings: Settings, *, clock: Clock, rng: Random) -> list[Provider]:
-    """The providers that have credentials; the others are off.
-
-    Raises:
-        ConfigurationError: credentials are given and cannot be used.
-    """
-    found: list[Provider] = []
-    ca_file = settings.tls.ca_file
-    fcm, apns, smtp, sms = (
-        settings.providers.fcm,
-        settings.providers.apns,
-        settings.providers.smtp,
-        settings.providers.sms,
-    )
-    if fcm.project_id and fcm.credentials_file:
-        found.append(
-            FcmProvider(
-                base_url=fcm.base_url,
-                project_id=fcm.project_id,
-                credentials_file=fcm.credentials_file,
-                transport=_transport(ca_file, idle_s=150.0),
-                clock=clock,
-                rng=rng,
-            )
-        )
-    if apns.team_id and apns.key_id and apns.key_file and apns.topic:
-        found.append(
-            ApnsProvider(
-                base_url=apns.base_url,
-                team_id=apns.team_id,
-                key_id=apns.key_id,
-                key_file=apns.key_file,
-                topic=apns.topic,
-                # Apple takes frequent reconnection for an attack, so its connections are kept for hours.
-                transport=_transport(ca_file, idle_s=4 * 3600.0),
-                clock=clock,
-            )
-        )
-    if smtp.url and smtp.sender:
-        found.append(
-            SmtpProvider(
-                url=smtp.url.get_secret_value(),
-                sender=smtp.sender,
-                ca_file=ca_file,
-                clock=clock,
-                connections_max=smtp.concurrency_max,
-            )
-        )
-    if sms.account_sid and sms.auth_token and sms.sender:
-        found.append(
-            SmsProvider(
-                base_url=sms.base_url,
-                account_sid=sms.account_sid,
-                auth_token=sms.auth_token.get_secret_value(),
-                sender=sms.sender,
-                transport=PyreqwestTransport(ca_file=ca_file),
-                clock=clock,
-            )
-        )
-    return found
-
-
-def _pace(name: str, settings: Settings, cache: Cache, clock: Clock) -> Pace | None:
-    """The rate that a provider is to be called at, if any."""
-    rate_per_s = getattr(settings.providers, name).rate_per_s
-    if rate_per_s is None:
-        return None
-    alone = MemoryRateLimit(clock=clock)
-    return Pace(name, rate_per_s=rate_per_s, shared=cache.limits, alone=alone, clock=clock)
-
-
-def _lane(
-    provider: Provider, settings: Settings, cache: Cache, telemetry: ServiceTelemetry, clock: Clock, rng: Random
-) -> Lane:
-    """A provider in its guard: bulkhead( breaker( timeout( send ))). Its retries are durable and so in the ledger."""
-    name = provider.name
-    breaker = make_breaker(name, settings, telemetry, clock, rng)
-    numbers = breaker.settings
-    concurrency = getattr(settings.providers, name).concurrency_max
-    # One provider that hangs may fill less than half of what a worker has in hand, so the others go on.
-    queue_max = settings.delivery.in_hand_max * 2 // 5
-    # As long as nearly all attempts take and a margin, never more than the breaker's own number.
-    timeout = resilience.AdaptiveTimeout(
-        timeout_s_min=min(getattr(settings.providers, name).timeout_min_s, numbers.timeout_s),
-        timeout_s_max=numbers.timeout_s,
-        clock=clock,
-        name=name,
-    )
-    return Lane(
-        provider,
-        bulkhead=resilience.Bulkhead(name, concurrency_max=concurrency, queue_max=queue_max, wait_s_max=30.0),
-        breaker=breaker,
-        guard=resilience.Guard(name, breaker, timeout),
-        purge=PurgeGuard(
-            name,
-            clock=clock,
-            telemetry=telemetry,
-            rules=PurgeRules(
-                gone_min=settings.delivery.purge_gone_min,
-                share_max=settings.delivery.purge_share_max,
-                suspect_s=settings.delivery.purge_suspect_s,
-            ),
-        ),
-        pace=_pace(name, settings, cache, clock),
-        clock=clock,
-        telemetry=telemetry,
-        credential_hold_s=settings.delivery.credential_hold_s,
-        trial_s=numbers.recovery_timeout_s,
-    )
-
-
 def _bytes(megabytes: int | None) -> int | None:
     return None if megabytes is None else megabytes * 1024 * 1024
 
@@ -462,7 +352,7 @@ def _reconfigure(settings: Settings, lanes: Mapping[str, Lane], vitals: Vitals, 
     for name, lane in lanes.items():
         rate_per_s = getattr(settings.providers, name).rate_per_s
         if rate_per_s != (lane.pace.rate_per_s if lane.pace is not None else None):
-            lane.pace = _pace(name, settings, cache, clock)
+            lane.pace = pace_of(name, settings, cache, clock)
     vitals.controls.reconfigure(
         {name: getattr(settings.providers, name).concurrency_max for name in lanes},
         {name: breaker_settings(name, getattr(settings.breakers, name)) for name in lanes},

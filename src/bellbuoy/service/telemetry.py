@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import structlog
@@ -204,6 +204,7 @@ class ServiceTelemetry:
             "bellbuoy_category_total", "Notifications that are over.", ["category", "outcome"], registry=metrics
         )
         self._categories: set[str] = set()
+        self.listeners: list[Callable[[str, Mapping[str, object]], None]] = []  # Are told of every event; never wait.
         self.analytics: Callable[[], bool] = lambda: False  # Whether to count by category.
         self.dead_letters = self._gauge("bellbuoy_dead_letters", "Dead letters that wait.")
         self.journal_pending = self._gauge(
@@ -221,6 +222,8 @@ class ServiceTelemetry:
         # A log on a full disk, or whose reader is gone, fails nothing of what it tells. A closed stream: ValueError.
         with contextlib.suppress(OSError, ValueError):
             getattr(self._log, EVENTS.get(name, "info"))(name, **fields)
+        for heard in self.listeners:
+            heard(name, fields)
 
     def accepted(self, home: str, count: int) -> None:
         self._count(count, self._accepted, home)

@@ -19,6 +19,7 @@ from bellbuoy.service.steering import Steering
 from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
 from bellbuoy.service.vitals import Vitals
+from bellbuoy.service.watchers import Watchers
 
 
 class Nudge(Protocol):
@@ -43,6 +44,7 @@ class Context:
     vitals: Vitals
     mending: Mending
     steering: Steering
+    watchers: Watchers
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

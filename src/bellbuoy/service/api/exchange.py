@@ -154,6 +154,11 @@ class Call:
                 return b"".join(parts)
             message = await self._receive()
 
+    async def left(self) -> None:
+        """Wait until the client goes away."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     async def document(self, decoder: msgspec.json.Decoder[T], limit: int) -> T:
         """The body as a document of one type; raises as `body` and `parse` do."""
         return parse(await self.body(limit), decoder)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas, steering, templates
+from bellbuoy.service.api import events, incidents, notifications, operations, recipients, schemas, steering, templates
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 
@@ -449,5 +449,15 @@ ROUTES: tuple[Route, ...] = (
         {200: str},
         problems=(401, 403),
         media_type="text/plain",
+    ),
+    Route(
+        "GET",
+        "/v1/events",
+        events.events,
+        "What happens in this process, as server-sent events",
+        "read",
+        {200: str},
+        problems=(429,),
+        media_type="text/event-stream",
     ),
 )

@@ -14,7 +14,7 @@ from bellbuoy.clock import SystemClock
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.ports.operations import Pager
 from bellbuoy.ports.provider import Provider
-from bellbuoy.service import alerts, assembly, stores
+from bellbuoy.service import alerts, assembly, lanes, stores
 from bellbuoy.service.cli import output
 from bellbuoy.service.settings import Settings
 
@@ -178,7 +178,7 @@ _MISSING = {
 
 async def _providers(settings: Settings) -> list[Finding]:
     try:
-        found = assembly.providers(settings, clock=SystemClock(), rng=SystemRandom())
+        found = lanes.providers(settings, clock=SystemClock(), rng=SystemRandom())
     except ConfigurationError as error:
         return [("error", "providers", str(error), error.hint or "see docs/configuration.md")]
     findings = list(await asyncio.gather(*(_probe(provider) for provider in found)))
