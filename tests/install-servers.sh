@@ -6,6 +6,7 @@ set -eu
 missing=""
 add() { missing="$missing $1"; }
 command -v nghttpd >/dev/null 2>&1 || add nghttp2-server
+command -v chromium >/dev/null 2>&1 || add chromium
 command -v redis-server >/dev/null 2>&1 || add redis-server
 [ -n "$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-* 2>/dev/null || true)" ] || add rabbitmq-server
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 
 from bellbuoy.adapters.memory_shared import (
     MemoryAnnouncements,
@@ -364,6 +367,35 @@ async def test_what_was_confirmed_survives_a_kill(linked: Linked, redis_server: 
     await until(lambda: linked.link.live)
     assert "i" in await linked.idempotency.find(["i"])
     assert await linked.flags.read() == {"f": True}
+
+
+async def test_it_ends_although_the_driver_has_lost_its_cancellation(
+    linked: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    class Losing(PubSub):
+        async def get_message(self, *args: Any, **kwargs: Any) -> Any:
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                return await super().get_message(*args, **kwargs)
+
+    monkeypatch.setattr(Redis, "pubsub", lambda redis, **kwargs: Losing(redis.connection_pool, **kwargs))
+    listening = asyncio.create_task(linked.link.run())
+    await asyncio.wait_for(asked.wait(), timeout=10)
+    listening.cancel()
+    await asyncio.wait((listening,), timeout=10)
+    assert listening.cancelled()
+
+
+async def test_a_restart_costs_nobody_an_answer(linked: Linked, redis_server: RedisServer) -> None:
+    async def ask_all() -> None:
+        await asyncio.gather(*(linked.flags.write(f"f-{n}", True) for n in range(100)))
+
+    await ask_all()  # Over as many connections as there may be.
+    redis_server.kill()
+    redis_server.start()
+    await ask_all()
 
 
 async def test_a_listener_that_missed_something_is_told(linked: Linked, redis_server: RedisServer) -> None:

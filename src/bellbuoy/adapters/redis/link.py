@@ -14,6 +14,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError, Full, Unavailable
@@ -81,6 +82,9 @@ class Link:
                 socket_timeout=CALL_S,
                 socket_connect_timeout=CALL_S,
                 retry=Retry(NoBackoff(), 0),  # Whoever asks decides whether to ask again.
+                # With these on, the driver hands out connections that the server has closed, and after a restart each
+                # costs a question, enough to open a breaker. They are for Redis Enterprise.
+                maint_notifications_config=MaintNotificationsConfig(enabled=False),
             )
         except ValueError:
             # Not in the parser's words: they may quote the password.
@@ -172,6 +176,8 @@ class Link:
                     asked |= fresh
                     waiting |= fresh
                 message = await listening.get_message(timeout=QUIET_S)
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError  # The driver may lose one that comes as a connection breaks.
                 now = self._clock.monotonic()
                 if message is None:
                     if now - heard_at > 3 * QUIET_S:

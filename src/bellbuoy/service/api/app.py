@@ -9,6 +9,7 @@ import starlette.routing
 from starlette.types import ASGIApp
 
 from bellbuoy.errors import BellbuoyError
+from bellbuoy.service import console
 from bellbuoy.service.api import openapi
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send, from_here
@@ -29,6 +30,7 @@ def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> A
     routes += [
         starlette.routing.Route("/openapi.json", _Fixed(document)),
         starlette.routing.Route("/docs", _Fixed(html)),
+        *(starlette.routing.Route(path, _Fixed(reply)) for path, reply in console.pages().items()),
     ]
     router = starlette.routing.Router(routes, redirect_slashes=False, default=_nowhere)
     return _Front(context, router, dict(extra or {}))
