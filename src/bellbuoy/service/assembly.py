@@ -39,8 +39,10 @@ from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, m
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
+from bellbuoy.service.audit import build_audit
 from bellbuoy.service.breakers import breaker_settings, make_breaker, share_breaker
 from bellbuoy.service.cache import Cache
+from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.live import LiveSettings
 from bellbuoy.service.mending import build_incidents, build_mending
@@ -95,6 +97,7 @@ class Parts:
         for lane in self.lanes.values():
             await lane.provider.aclose()
         await self.escalation.aclose()
+        await self.context.audit.aclose()
         if self.cluster is not None:
             await self.cluster.aclose()
         await self.stores.aclose()
@@ -191,7 +194,24 @@ def build(
     vitals.controls.steer(intake, of_intake)
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
     keys = Keys(stores.ledger, clock=clock, copy=copy)
-    context = Context(intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering)
+    audit = build_audit(settings, stores, clock=clock, telemetry=telemetry)
+    isolation = Isolation(keys, vitals.pins, stores.local, clock=clock, telemetry=telemetry)
+    loops |= {"audit": audit, "isolation": isolation}
+    context = Context(
+        intake,
+        stores.ledger,
+        stores,
+        keys,
+        lanes,
+        telemetry,
+        clock,
+        nudge,
+        vitals,
+        mending,
+        steering,
+        audit,
+        isolation,
+    )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 
 

@@ -111,6 +111,11 @@ EVENTS: dict[str, str] = {
     "shared_state_regained": "info",
     "idempotency_conflict": "warning",
     "request_failed": "error",
+    "audit_failed": "error",
+    "audit_pruned": "info",
+    "isolated": "warning",
+    "isolation_lifted": "warning",
+    "isolation_not_read": "error",
     "key_created": "info",
     "key_revoked": "info",
     "breaker_changed_by_hand": "warning",
@@ -209,6 +214,13 @@ class ServiceTelemetry:
         )
         self.books_difference = self._gauge(
             "bellbuoy_books_difference", "Accepted less all that became of it; always 0."
+        )
+        self.audit_entries = Counter("bellbuoy_audit_entries_total", "Entries of the audit log.", registry=metrics)
+        self.audit_lost = Counter(
+            "bellbuoy_audit_lost_total", "Entries that gave way while the disk took none.", registry=metrics
+        )
+        self.audit_waiting = self._gauge(
+            "bellbuoy_audit_waiting", "Entries of the audit log that wait for the disk.", of_all="livesum"
         )
         # Counting in a dictionary costs a tenth of a counter's lock; they are added up when somebody looks.
         self._counts: dict[tuple[Any, ...], int] = {}

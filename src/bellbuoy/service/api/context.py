@@ -12,6 +12,8 @@ from bellbuoy.intake.accept import Intake
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
+from bellbuoy.service.audit import Audit
+from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.mending import Mending
 from bellbuoy.service.steering import Steering
@@ -41,6 +43,8 @@ class Context:
     vitals: Vitals
     mending: Mending
     steering: Steering
+    audit: Audit
+    isolation: Isolation
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

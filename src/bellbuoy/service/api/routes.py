@@ -11,7 +11,7 @@ from typing import Any
 
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import incidents, notifications, operations, recipients, schemas, steering, templates
+from bellbuoy.service.api import breach, incidents, notifications, operations, recipients, schemas, steering, templates
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 
@@ -31,6 +31,8 @@ class Route:
         query: the parameters it knows.
         headers: the request headers it reads.
         changes: whether it changes what only the ledger keeps, so that it is refused while that is away.
+        accepts: whether it accepts notifications, which an operator may have stopped.
+        fields: what of users it shows or changes, for the audit log.
     """
 
     method: str
@@ -45,7 +47,24 @@ class Route:
     query: dict[str, dict[str, Any]] = field(default_factory=dict)
     headers: tuple[str, ...] = ()
     changes: bool = False
+    accepts: bool = False
+    fields: tuple[str, ...] = ()
     media_type: str = "application/json"
+    action: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        # Asked for with every request.
+        object.__setattr__(self, "action", f"{self.method} {self.path}")
+
+    @property
+    def operates(self) -> bool:
+        """Whether it is an operator's act, which the audit log has before it is answered."""
+        return self.method != "GET" and self.scope in ("operate", "admin")
+
+    @property
+    def audited(self) -> bool:
+        """Whether the audit log has it: all that operators do, and all that touches users or keys."""
+        return bool(self.fields) or self.operates or self.scope == "admin"
 
     @property
     def statuses(self) -> tuple[int, ...]:
@@ -62,6 +81,9 @@ _LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": notifications.PA
 _CURSOR = {"cursor": {"type": "string", "pattern": "^[0-9]{1,18}$"}}
 _STATUS = {"status": {"type": "string", "enum": list(notifications.STATUSES)}}
 _KEY = ("Idempotency-Key",)
+_USER = ("email", "phone", "locale", "timezone", "preferences", "devices")
+_DEVICES = ("devices",)
+_SENT = ("notifications",)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -74,6 +96,8 @@ ROUTES: tuple[Route, ...] = (
         body=Request,
         problems=(429,),
         headers=_KEY,
+        accepts=True,
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -86,6 +110,8 @@ ROUTES: tuple[Route, ...] = (
         ndjson=Request,
         problems=(429,),
         headers=_KEY,
+        accepts=True,
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -95,6 +121,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.NotificationPage},
         query={**_STATUS, "user_id": {"type": "string"}, **_LIMIT, **_CURSOR},
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -104,6 +131,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.NotificationView},
         problems=(404,),
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -113,6 +141,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.ExplanationView},
         problems=(404,),
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -122,6 +151,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {200: schemas.NotificationView},
         problems=(404, 409),
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -132,6 +162,7 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.UsersView},
         ndjson=schemas.UserPut,
         changes=True,
+        fields=_USER,
     ),
     Route(
         "PUT",
@@ -142,6 +173,7 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.UserView},
         body=schemas.UserPut,
         changes=True,
+        fields=_USER,
     ),
     Route(
         "GET",
@@ -151,6 +183,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.UserView},
         problems=(404,),
+        fields=_USER,
     ),
     Route(
         "DELETE",
@@ -161,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
         {204: None},
         problems=(404,),
         changes=True,
+        fields=_USER,
     ),
     Route(
         "GET",
@@ -170,6 +204,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DevicesView},
         problems=(404,),
+        fields=_DEVICES,
     ),
     Route(
         "PUT",
@@ -181,6 +216,7 @@ ROUTES: tuple[Route, ...] = (
         body=schemas.DevicePut,
         problems=(409,),
         changes=True,
+        fields=_DEVICES,
     ),
     Route(
         "GET",
@@ -190,6 +226,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DeviceView},
         problems=(404,),
+        fields=_DEVICES,
     ),
     Route(
         "DELETE",
@@ -200,6 +237,7 @@ ROUTES: tuple[Route, ...] = (
         {204: None},
         problems=(404,),
         changes=True,
+        fields=_DEVICES,
     ),
     Route(
         "GET",
@@ -209,6 +247,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DeadLetterPage},
         query={"provider": {"type": "string"}, "error_code": {"type": "string"}, **_LIMIT, **_CURSOR},
+        fields=_SENT,
     ),
     Route(
         "DELETE",
@@ -254,6 +293,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.TombstonesView},
         query=_LIMIT,
+        fields=_DEVICES,
     ),
     Route(
         "POST",
@@ -437,6 +477,25 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.KeyView},
         problems=(404,),
         changes=True,
+    ),
+    Route("GET", "/v1/breach", breach.get, "How the service is isolated", "admin", {200: schemas.BreachView}),
+    Route(
+        "POST",
+        "/v1/breach/isolate",
+        breach.isolate,
+        "End keys, stop sending, stop accepting, on every node",
+        "admin",
+        {200: schemas.IsolatedView},
+        body=schemas.IsolatePost,
+        problems=(404, 409),
+    ),
+    Route(
+        "POST",
+        "/v1/breach/lift",
+        breach.lift,
+        "Send and accept again; keys stay ended",
+        "admin",
+        {200: schemas.BreachView},
     ),
     Route("GET", "/livez", operations.live, "The process is alive", None, {200: schemas.StatusView}),
     Route("GET", "/readyz", operations.ready, "Notifications can be accepted", None, {200: schemas.StatusView}),
