@@ -173,6 +173,10 @@ class ServiceTelemetry:
         self._accepted = Counter("bellbuoy_accepted_total", "Notifications accepted.", ["home"], registry=metrics)
         for home in ("ledger", "queue", "journal"):
             self._accepted.labels(home)  # There from the start, so that a rate over it has a beginning.
+        self._requests = Counter(
+            "bellbuoy_requests_total", "Requests that were answered.", ["kind", "status"], registry=metrics
+        )
+        self._requests.labels("accept", "202")
         self._deliveries = Counter(
             "bellbuoy_deliveries_total", "Attempts by their outcome.", ["provider", "outcome"], registry=metrics
         )
@@ -234,6 +238,10 @@ class ServiceTelemetry:
 
     def accepted(self, home: str, count: int) -> None:
         self._count(count, self._accepted, home)
+
+    def answered(self, kind: str, status: int) -> None:
+        """A request was answered; `kind` is `accept` where it was to accept notifications, else `other`."""
+        self._count(1, self._requests, kind, str(status))
 
     def attempt(self, provider: str, outcome: str, seconds: float | None) -> None:
         self._count(1, self._deliveries, provider, outcome)

@@ -77,6 +77,7 @@ class _Resource:
         if degraded is not None:
             reply.headers.append((b"bellbuoy-degraded", degraded))
         route = self._methods.get(scope["method"])
+        self._context.telemetry.answered("accept" if route is not None and route.accepts else "other", reply.status)
         if route is not None and route.scope is not None:
             await _tell(self._context.audit, route, call, reply.status)
         await reply.send(send)
