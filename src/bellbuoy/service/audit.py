@@ -78,6 +78,7 @@ class Audit:
         self._names = 0
         self._waiting: deque[Entry] = deque()
         self._writing = asyncio.Lock()
+        self._flushing: set[asyncio.Task[None]] = set()
         self._recorded: Head | None = None
         self._run = secrets.token_hex(4)
 
@@ -114,7 +115,16 @@ class Audit:
         await self.flush()
 
     async def flush(self) -> None:
-        """Write what is there, in order, as far as the disk takes it."""
+        """Write what is there, in order, as far as the disk takes it.
+
+        Cancellation: the writing goes on to its end, since what was half done would be written twice.
+        """
+        task = asyncio.create_task(self._flush(), name="audit-flush")
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
+        await asyncio.shield(task)
+
+    async def _flush(self) -> None:
         async with self._writing:
             self._waiting.extend(entry for subject, group in self._take() for entry in _entries(subject, group))
             while len(self._waiting) > WAITING_MAX:

@@ -7,6 +7,7 @@ back.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,9 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 
 FOLLOW_S = 0.4
 """Seconds between two looks at what another process of this machine was told."""
+
+TELL_S_MAX = 1.0
+"""Seconds for which whoever isolates waits for the ledger; it is told later then."""
 
 _ID = "isolation"
 _TRIES_MAX = 8
@@ -100,7 +104,9 @@ class Isolation:
         asked = zip(BY_HAND, (stop_sending, stop_accepting), strict=True)
         more = Owed({one: known[one] for one in wanted if one in known}, {mode: True for mode, on in asked if on}, by)
         await self._owe(more)
-        await self._settle()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TELL_S_MAX):
+                await self._settle()
         self._telemetry.event("isolated", keys=wanted, stop_sending=stop_sending, stop_accepting=stop_accepting, key=by)
         return wanted
 

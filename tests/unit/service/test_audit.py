@@ -72,6 +72,18 @@ async def test_an_act_is_on_the_disk_before_it_is_answered_and_behind_what_was_b
     assert {entry.action for entry in made.entries()} == {READ[0], ACT[0]}
 
 
+async def test_whoever_gives_up_waiting_has_nothing_written_twice(made: Made) -> None:
+    made.audit.note(READ, ["u"])
+    waiting = asyncio.create_task(made.audit.flush())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await made.audit.flush()
+    assert len(made.entries()) == 1
+    assert chains.check(files(contents(made.folder))).findings == []
+
+
 async def test_many_users_are_several_entries_and_too_many_are_only_counted(made: Made) -> None:
     made.audit.note(READ, [f"u{n}" for n in range(USERS_MAX + 1)])
     await made.audit.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 from bellbuoy.service.api.schemas import IsolatePost
 from bellbuoy.service.api.views import stamp
+from bellbuoy.service.isolation import TELL_S_MAX
 
 _isolate = msgspec.json.Decoder(IsolatePost)
 
@@ -49,15 +52,17 @@ async def lift(context: Context, call: Call) -> Reply:
 
 async def _state(context: Context) -> dict[str, Any]:
     modes = {one.name: one for one in context.vitals.monitor.listing()}
-    try:
-        revoked = [
-            {"id": key.id, "name": key.name, "revoked_at": stamp(key.revoked_at)}
-            for key in await context.keys.all()
-            if key.revoked_at is not None
-        ]
-        heads = [{**msgspec.to_builtins(one), "at": stamp(one.at)} for one in await context.audit.heads()]
-    except StoreError:
-        revoked, heads = [], []  # Whoever isolates while the ledger is away must not wait for it.
+    revoked: list[dict[str, Any]] = []
+    heads: list[dict[str, Any]] = []
+    # Whoever isolates while the ledger is away must not wait for it.
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(TELL_S_MAX):
+            revoked = [
+                {"id": key.id, "name": key.name, "revoked_at": stamp(key.revoked_at)}
+                for key in await context.keys.all()
+                if key.revoked_at is not None
+            ]
+            heads = [{**msgspec.to_builtins(one), "at": stamp(one.at)} for one in await context.audit.heads()]
     return {
         "sending_stopped": modes["sending_stopped"].active,
         "accepting_stopped": modes["accepting_stopped"].active,
