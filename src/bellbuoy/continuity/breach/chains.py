@@ -66,9 +66,17 @@ def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
 
 
 def entries(files: Files) -> Iterator[Entry]:
-    """All entries that can be read, chain by chain; what is damaged is left out, which `check` says."""
+    """All entries that can be read, chain by chain, each once although several archives may have it.
+
+    What is damaged is left out, which `check` says.
+    """
+    seen: dict[str, int] = {}
     for names in _folders(files).values():
-        yield from _Reader(files, names, ()).run()
+        reader = _Reader(files, names, ())
+        for entry in reader.run():
+            if entry.n > seen.get(reader.chain, 0):
+                seen[reader.chain] = entry.n
+                yield entry
 
 
 def _folders(files: Files) -> dict[str, list[str]]:

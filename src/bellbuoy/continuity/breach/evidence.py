@@ -10,7 +10,8 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -133,6 +134,22 @@ def verify(path: Path, *, is_signed: Verifier, public: str | None) -> Verdict:
     except (tarfile.TarError, OSError, EOFError, msgspec.DecodeError, KeyError, ValueError) as error:
         findings.append(Finding(path.name, None, None, f"the archive cannot be read: {error}"))
     return Verdict(findings, manifest, digest)
+
+
+@contextmanager
+def sealed_segments(path: Path) -> Iterator[Files]:
+    """The audit log that an archive holds, while it is open; whether it is sound, `verify` says.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    try:
+        archive = tarfile.open(path, "r:")  # noqa: SIM115  # It is closed below, and errors of whoever reads are theirs.
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise ConfigurationError(f"{path} is no archive of evidence", hint="bellbuoy breach evidence") from error
+    with archive:
+        names = [name for name in archive.getnames() if name.startswith(AUDIT)]
+        yield {f"{path}/{name.removeprefix(AUDIT)}": _opened(archive, name) for name in names}
 
 
 def _verify(archive: tarfile.TarFile, findings: list[Finding], is_signed: Verifier, public: str | None) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -118,13 +119,20 @@ def scope(
     key_id: KeyId = None,
     since: Since = None,
     until: Until = None,
+    archives: Annotated[
+        list[Path] | None,
+        typer.Option("--evidence", help="An archive to read in place of this machine's log; may be repeated."),
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Which users a key, or a stretch of time, touched: which fields, how often, first and last."""
     if key_id is None and since is None and until is None:
         raise ConfigurationError("whose doings?", hint="--key-id ID, or --from and --to")
-    found = _scope(settings_of(None, data_dir).data.dir, key_id, since, until)
+    with contextlib.ExitStack() as stack:
+        sealed = [stack.enter_context(sealing.sealed_segments(one)) for one in archives or []]
+        files = {name: opened for one in sealed for name, opened in one.items()}
+        found = _scope(files or segments(settings_of(None, data_dir).data.dir), key_id, since, until)
     document = _scope_document(found)
     if as_json:
         output.show_json(document)
@@ -160,7 +168,7 @@ def report(
         lines += _changes(client.get("/v1/changes", limit=1000)["items"])
     made = reporting.put_together(
         lines,
-        scope=_scope(folder, key_id, since, until),
+        scope=_scope(segments(folder), key_id, since, until),
         checked=_checked(segments(folder), heads),
         state=state,
         now=time.time(),
@@ -246,9 +254,8 @@ def _public(data_dir: Path) -> str | None:
     return evidence_key(data_dir).public if (data_dir / "evidence.key").exists() else None
 
 
-def _scope(data_dir: Path, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
-    entries = chains.entries(segments(data_dir))
-    return scoping.find(entries, key=key_id, since=_seconds(since), until=_seconds(until))
+def _scope(files: Files, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
+    return scoping.find(chains.entries(files), key=key_id, since=_seconds(since), until=_seconds(until))
 
 
 def _incidents(items: list[dict[str, Any]]) -> list[Line]:
