@@ -198,19 +198,7 @@ def build(
     isolation = Isolation(keys, vitals.pins, stores.local, clock=clock, telemetry=telemetry)
     loops |= {"audit": audit, "isolation": isolation}
     context = Context(
-        intake,
-        stores.ledger,
-        stores,
-        keys,
-        lanes,
-        telemetry,
-        clock,
-        nudge,
-        vitals,
-        mending,
-        steering,
-        audit,
-        isolation,
+        intake, stores.ledger, stores, keys, lanes, telemetry, clock, nudge, vitals, mending, steering, audit, isolation
     )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 

@@ -13,6 +13,7 @@ from bellbuoy.model.audit import LINE_BYTES_MAX, Entry, Head, entry_of, header_o
 Files = Mapping[str, Callable[[], IO[bytes]]]
 """Segments by their names, `FOLDER/NUMBER.log`, each with what opens it."""
 
+_WAYS_MAX = 6  # Hashes that the next entry may go by after damage.
 FINDINGS_MAX = 100
 """The most places that are named; the first is what counts."""
 
@@ -72,11 +73,11 @@ def entries(files: Files) -> Iterator[Entry]:
     """
     seen: dict[str, int] = {}
     for names in _folders(files).values():
-        reader = _Reader(files, names, ())
+        reader, before = _Reader(files, names, ()), dict(seen)
         for entry in reader.run():
-            if entry.n > seen.get(reader.chain, 0):
-                seen[reader.chain] = entry.n
+            if entry.n > before.get(reader.chain, 0):
                 yield entry
+        seen[reader.chain] = max(reader.last, before.get(reader.chain, 0))
 
 
 def _folders(files: Files) -> dict[str, list[str]]:
@@ -151,7 +152,9 @@ class _Reader:
         what = "the entry is not as it was written" if line.endswith(b"\n") else "the entry is not whole"
         self._report(name, expected, offset, what)
         # The next one goes by the hash that stands here, or by the right one, whichever of them was changed.
-        self._running = [stated] * bool(found) + [seal(one, body) for one in self._running] + self._running[:2]
+        self._running = ([stated] * bool(found) + [seal(one, body) for one in self._running] + self._running)[
+            :_WAYS_MAX
+        ]
         self.last, self.hash, self._sound = expected, stated or self.hash, False
         return None
 

@@ -13,7 +13,8 @@ from bellbuoy.service.api import openapi
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send, from_here
 from bellbuoy.service.api.problems import problem
-from bellbuoy.service.api.routes import ROUTES, Route
+from bellbuoy.service.api.route import Route
+from bellbuoy.service.api.routes import ROUTES
 from bellbuoy.service.audit import Audit
 
 
