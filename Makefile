@@ -26,8 +26,9 @@ $(VENV)/.base: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base requirements-dev.lock
+$(VENV)/.dev: $(VENV)/.base requirements-dev.lock requirements-tools.lock
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements-tools.lock
 	touch $@
 
 serve: $(VENV)/.base
@@ -64,13 +65,15 @@ conformance: .venv-bench/.done
 mutation: $(VENV)/.dev
 	$(BIN)/python bench/mutation.py $(ARGS)
 
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	--custom-compile-command "make lock" --extra service --extra sandbox
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+LOCK := $(COMPILE) --extra service --extra sandbox
 lock:
 	$(LOCK) --group build pyproject.toml -o requirements.lock
 	$(LOCK) --extra cluster --extra kubernetes --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) --extra cluster --extra kubernetes --group build -c requirements-dev.lock pyproject.toml -o deploy/requirements.lock
 	$(LOCK) --extra cluster --group build --group bench -c requirements.lock pyproject.toml -o requirements-bench.lock
+	$(COMPILE) --no-deps --group tools pyproject.toml -o requirements-tools.lock
 
 clean:
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache

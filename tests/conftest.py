@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.disk import disk
@@ -12,9 +13,15 @@ from tests.support.mongodb import mongodb_base, mongodb_url
 from tests.support.rabbitmq import amqp_url, rabbitmq
 from tests.support.redis import redis_server
 
+# How long an example takes is the machine's business; a test that hangs meets its own limit.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
+
 __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]
 
-ALONE = {f"tests/fault/test_{name}.py" for name in ("cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")}
+ALONE = {
+    f"tests/fault/test_{name}.py" for name in ("breach", "cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")
+}
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 
 TOGETHER = {"tests/contract/test_queue.py", "tests/contract/test_shared.py", "tests/acceptance/test_openfeature.py"}

@@ -10,6 +10,9 @@ command -v chromium >/dev/null 2>&1 || add chromium
 command -v redis-server >/dev/null 2>&1 || add redis-server
 [ -n "$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-* 2>/dev/null || true)" ] || add rabbitmq-server
 
+# Of Prometheus only the one program that checks rules: the package would bring a server as well.
+command -v promtool >/dev/null 2>&1 || add promtool
+
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -22,8 +25,18 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
         chmod 755 /usr/sbin/policy-rc.d
     fi
+    case "$missing" in
+    *promtool*)
+        missing=$(echo "$missing" | sed 's/promtool//')
+        folder=$(mktemp -d)
+        chmod 755 "$folder"
+        (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked)
+        install -m 755 "$folder/unpacked/usr/bin/promtool" /usr/local/bin/promtool
+        rm -rf "$folder"
+        ;;
+    esac
     # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    [ -z "$(echo $missing)" ] || apt-get install -y -qq --no-install-recommends $missing >/dev/null
     exit 0
 fi
 

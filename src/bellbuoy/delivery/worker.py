@@ -114,8 +114,8 @@ class Worker:
     # What intake sees.
 
     def room(self) -> int:
-        """How many more notifications this worker would take over at once; 0 once it is stopping."""
-        return 0 if self._stopping else max(0, self._settings.in_hand_max - len(self._running))
+        """How many more notifications this worker would take over at once; 0 once it is stopping, and while paused."""
+        return 0 if self._stopping or self._paused else max(0, self._settings.in_hand_max - len(self._running))
 
     @property
     def lease_s(self) -> float:
@@ -141,6 +141,11 @@ class Worker:
         task = asyncio.create_task(rest, name="worker-rest")
         self._tended.add(task)
         task.add_done_callback(self._tended.discard)
+
+    @property
+    def _paused(self) -> bool:
+        """Whether nothing is to be sent; what was accepted waits where it is, with all of its ways open."""
+        return self._circumstances().paused
 
     # Running.
 
@@ -174,7 +179,7 @@ class Worker:
 
     async def _claim(self) -> None:
         """Lease what is due, as long as there is room for it."""
-        while not self._stopping and len(self._running) <= self._settings.in_hand_max // 2:
+        while not (self._stopping or self._paused) and len(self._running) <= self._settings.in_hand_max // 2:
             now = self._clock.time()
             claims = await self._ledger.claim(
                 self.owner, now=now, lease_s=self._settings.lease_s, limit=self._settings.claim_batch
@@ -253,7 +258,7 @@ class Worker:
         worker_lost(record, self._clock.time(), self._rules)
         user_id = record.request.recipient.user_id
         claimed, go_on = True, True
-        while go_on and not self._stopping and not record.over:
+        while go_on and not (self._stopping or self._paused) and not record.over:
             # Anew each time round: an attempt may take long, and the recipient may have changed meanwhile.
             user = await self._ledger.user(record.tenant, user_id) if user_id is not None else None
             now = self._clock.time()
@@ -308,6 +313,9 @@ class Worker:
     async def _attempt(self, lane: Lane, record: Record, fence: int, delivery: Delivery) -> bool:
         """Write the attempt down, make it, and settle it."""
         if lane.pace is not None and not await lane.pace.turn():
+            self._wait_for_place(delivery)
+            return True
+        if self._paused:
             self._wait_for_place(delivery)
             return True
         refusal = lane.refusal()

@@ -29,8 +29,11 @@ MODES_OF: Mapping[str, tuple[str, ...]] = {
 FALLBACK_FLAGS = ("email_fallback", "sms_fallback")
 """Flags that are modes of their own while FCM is down and they are on."""
 
+BY_HAND = ("sending_stopped", "accepting_stopped")
+"""Modes that no issue brings: only an operator, by a pin."""
+
 MODES: tuple[str, ...] = tuple(
-    dict.fromkeys([*(mode for modes in MODES_OF.values() for mode in modes), *FALLBACK_FLAGS])
+    dict.fromkeys([*(mode for modes in MODES_OF.values() for mode in modes), *FALLBACK_FLAGS, *BY_HAND])
 )
 
 

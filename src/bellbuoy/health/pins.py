@@ -13,7 +13,7 @@ from bellbuoy.ports.operations import Telemetry
 _ID = "pins"
 _decode = msgspec.json.Decoder(dict[str, bool]).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
-FOLLOW_S = 1.0
+FOLLOW_S = 0.5
 """Seconds after which a pin that another process set is known here."""
 
 _TRIES_MAX = 8
@@ -27,6 +27,8 @@ class Pins:
         self._monitor = monitor
         self._clock = clock
         self._telemetry = telemetry
+        self._kept: dict[str, bool] = {}
+        self._here: dict[str, bool] = {}
 
     async def set(self, mode: str, pinned: bool | None, *, by: str) -> None:
         """Hold a mode on or off, or with None let it follow the issues.
@@ -66,7 +68,14 @@ class Pins:
                 self._telemetry.event("pins_not_read", code=code_of(error))
             await self._clock.sleep(FOLLOW_S)
 
-    def _go_by(self, pins: dict[str, bool]) -> None:
+    def hold_here(self, pins: dict[str, bool]) -> None:
+        """Hold these in this process, over what is kept: somebody wants it, and the store cannot be told yet."""
+        self._here = pins
+        self._go_by(self._kept)
+
+    def _go_by(self, kept: dict[str, bool]) -> None:
+        self._kept = kept
+        pins = {**kept, **self._here}
         if pins != self._monitor.pins:
             self._monitor.pins = pins
             self._monitor.refresh()

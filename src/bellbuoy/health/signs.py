@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bellbuoy.health.meters import Meters
@@ -105,8 +105,12 @@ class Backlog:
         self._limits = limits
         self.depth: int | None = None
         self.oldest_s: float = 0.0
+        self.meant: Callable[[], bool] = lambda: False  # Whether an operator wants work to wait.
 
     def __call__(self, now: float) -> Iterator[Sign]:
+        if self.meant():
+            yield Sign("queue_backlog", "queue", False)
+            return
         many = None if self.depth is None else self.depth > self._limits.backlog_max
         # Few that are old are a backlog only where they are not few: a single one may wait for many reasons.
         old = self.depth is not None and self.depth > 100 and self.oldest_s > self._limits.backlog_age_s_max

@@ -34,6 +34,11 @@ class Circumstances(Struct, frozen=True):
         return "fcm_fallback" in self.modes and "apns" not in self.down
 
     @property
+    def paused(self) -> bool:
+        """Whether an operator has stopped all sending."""
+        return "sending_stopped" in self.modes
+
+    @property
     def opened(self) -> Set[Channel]:
         """Channels that even a notification that is not urgent may pass on to when FCM holds it back."""
         return {channel for mode, channel in FALLBACK_OF.items() if mode in self.modes}

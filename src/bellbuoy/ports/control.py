@@ -1,4 +1,5 @@
-"""What operating the service has to remember: incidents, sagas, alerts, flags, versions of settings and templates.
+"""What operating the service has to remember: incidents, sagas, alerts, flags, versions of settings and templates, how
+far each audit log is, and how the service is isolated.
 
 Small documents, a few thousand at most, each with a version. Whoever writes names the version it saw, so of two that
 change the same one only one succeeds; a lease, a fence and a saga's log are all made of that.
@@ -11,7 +12,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-Kind = Literal["incident", "saga", "alert", "flag", "setting", "template", "change", "lease"]
+Kind = Literal["incident", "saga", "alert", "flag", "setting", "template", "change", "lease", "audit", "breach"]
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 """The largest document."""

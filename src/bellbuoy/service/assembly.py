@@ -31,8 +31,10 @@ from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, m
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
+from bellbuoy.service.audit import build_audit
 from bellbuoy.service.breakers import breaker_settings, share_breaker
 from bellbuoy.service.cache import Cache
+from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.lanes import make_lane, pace_of, providers
 from bellbuoy.service.live import LiveSettings
@@ -89,6 +91,7 @@ class Parts:
         for lane in self.lanes.values():
             await lane.provider.aclose()
         await self.escalation.aclose()
+        await self.context.audit.aclose()
         if self.cluster is not None:
             await self.cluster.aclose()
         await self.stores.aclose()
@@ -196,6 +199,9 @@ def build(
     keys = Keys(stores.ledger, clock=clock, copy=copy)
     watchers = Watchers(clock)
     telemetry.listeners.append(watchers.heard)
+    audit = build_audit(settings, stores, clock=clock, telemetry=telemetry)
+    isolation = Isolation(keys, vitals.pins, stores.local, clock=clock, telemetry=telemetry)
+    loops |= {"audit": audit, "isolation": isolation}
     context = Context(
         intake,
         cancellation,
@@ -210,6 +216,8 @@ def build(
         mending,
         steering,
         watchers,
+        audit,
+        isolation,
     )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
 

@@ -8,6 +8,7 @@ import hmac
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,9 @@ from bellbuoy.ports.ledger import KeyStore
 
 BOOTSTRAP_ID = "bootstrap"
 BOOTSTRAP_LENGTH_MIN = 24
+FOLLOW_S = 0.4
+"""Seconds between two looks at the keys, so that one that is revoked anywhere is refused everywhere within a second."""
+
 TENANT = "default"
 
 
@@ -42,11 +46,12 @@ class Keys:
         self._copy = copy
         self._copied: list[ApiKey] | None = None
         self._by_hash: dict[bytes, ApiKey] = {}
+        self._denied: frozenset[bytes] = frozenset()
 
     async def load(self) -> None:
         """Read the store; later changes come through `create` and `revoke`."""
-        keys = [key for key in await self._store.keys() if key.revoked_at is None]
-        self._by_hash = {key.hash: key for key in keys}
+        keys = await self._store.keys()
+        self._by_hash = {key.hash: key for key in keys if key.revoked_at is None}
         if self._copy is not None and keys != self._copied:
             write_secret(self._copy, msgspec.json.encode(keys).decode())
             self._copied = keys
@@ -64,18 +69,29 @@ class Keys:
         if self._copy is not None and self._copy.exists():
             with contextlib.suppress(msgspec.DecodeError):
                 keys = msgspec.json.decode(self._copy.read_bytes(), type=list[ApiKey])
-        self._by_hash = {key.hash: key for key in keys}
+        self._by_hash = {key.hash: key for key in keys if key.revoked_at is None}
         secret = _at_hand(data_dir)
         if secret is not None:
             key = self._bootstrap_key(secret)
-            self._by_hash[key.hash] = key
+            if all(known.hash != key.hash for known in keys):  # Otherwise it is known already, or was revoked.
+                self._by_hash[key.hash] = key
         return bool(self._by_hash)
 
     def find(self, secret: bytes) -> ApiKey | None:
         """The key with this secret, None when there is none or it was revoked."""
         digest = hashlib.sha256(secret).digest()
         key = self._by_hash.get(digest)
-        return key if key is not None and hmac.compare_digest(key.hash, digest) else None
+        if key is None or digest in self._denied:
+            return None
+        return key if hmac.compare_digest(key.hash, digest) else None
+
+    def deny(self, hashes: Iterable[bytes]) -> None:
+        """Refuse these for as long as this process runs, whatever the store says: it may not have been told yet."""
+        self._denied |= frozenset(hashes)
+
+    def hashes(self) -> dict[str, str]:
+        """The keys that are not ended, by their ids: their hashes in hex."""
+        return {key.id: key.hash.hex() for key in self._by_hash.values()}
 
     async def create(self, name: str, scopes: tuple[Scope, ...], *, tenant: str = TENANT) -> tuple[ApiKey, str]:
         """Make a key; returns it and its secret, which nobody can learn again."""

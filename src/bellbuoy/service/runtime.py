@@ -19,6 +19,7 @@ from bellbuoy.sandbox import Sandbox, SandboxSettings
 from bellbuoy.service import assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
 from bellbuoy.service.api.protocol import BoundedProtocol, sweep
+from bellbuoy.service.keys import FOLLOW_S
 from bellbuoy.service.link import Link, open_link
 from bellbuoy.service.scaling import SupervisedScaling
 from bellbuoy.service.settings import Settings, of_document, with_overrides
@@ -196,7 +197,7 @@ async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, worki
 async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> None:
     """Learn within a second of keys that another process made or revoked; `known` when the store has ours."""
     while True:
-        await clock.sleep(1.0)
+        await clock.sleep(FOLLOW_S)
         try:
             if not known:
                 await parts.keys.bootstrap(parts.settings.data.dir)

@@ -337,6 +337,11 @@ class Rollback(Section):
     p95_worse_times: Annotated[float, Field(gt=1, le=100)] = 2.0
 
 
+class Audit(Section):
+    # 0 keeps for ever.
+    keep_days: Annotated[int, Field(ge=0, le=36_500)] = 400
+
+
 class Sandbox(Section):
     enabled: bool = False
     host: str = "127.0.0.1"

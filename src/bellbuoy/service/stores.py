@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
+from bellbuoy.adapters.auditlog import FileAuditLog
 from bellbuoy.adapters.control_locks import ControlLocks, LayeredLocks
+from bellbuoy.adapters.evidence import FileSigner, is_signed
 from bellbuoy.adapters.journal import FileJournal, claim_folder
 from bellbuoy.adapters.memory import CachedLedger, RememberedUsers
 from bellbuoy.adapters.memory_shared import (
@@ -27,6 +30,7 @@ from bellbuoy.errors import ConfigurationError
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from bellbuoy.intake.recall import Recall
+from bellbuoy.ports.audit import AuditLog, Signer, Verifier
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.queue import Queue
@@ -267,6 +271,34 @@ def shared_ledger(settings: Settings, clock: Clock) -> MongoLedger:
             "[ledger] url names MongoDB, and its driver is not installed", hint="pip install 'bellbuoy[cluster]'"
         ) from None
     return MongoLedger(settings.ledger.url.get_secret_value(), clock=clock)
+
+
+def open_audit(settings: Settings, clock: Clock) -> tuple[AuditLog, IO[str]]:
+    """This process's chain of the audit log, and what holds its folder.
+
+    Raises:
+        ConfigurationError: the folder is not usable.
+    """
+    root = settings.data.dir / "audit"
+    folder, lock, left = claim_folder(root)
+    for _, other in left:
+        other.close()  # Whoever comes next may go on with it.
+    return FileAuditLog(folder, where=where_of(settings.data.dir), clock=clock), lock
+
+
+def where_of(data_dir: Path) -> str:
+    """Which machine and which data directory an audit log is of."""
+    return f"{socket.gethostname()}:{data_dir.resolve()}"
+
+
+def evidence_key(data_dir: Path) -> Signer:
+    """The key that seals evidence, made when there is none. Raises ConfigurationError."""
+    return FileSigner(data_dir / "evidence.key")
+
+
+def verifier() -> Verifier:
+    """What checks signatures over evidence."""
+    return is_signed
 
 
 def _lock(data_dir: Path, *, exclusive: bool) -> IO[str]:

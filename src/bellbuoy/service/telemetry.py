@@ -113,6 +113,11 @@ EVENTS: dict[str, str] = {
     "silent_push_failed": "warning",
     "cancel_not_resumed": "error",
     "request_failed": "error",
+    "audit_failed": "error",
+    "audit_pruned": "info",
+    "isolated": "warning",
+    "isolation_lifted": "warning",
+    "isolation_not_read": "error",
     "key_created": "info",
     "key_revoked": "info",
     "breaker_changed_by_hand": "warning",
@@ -170,6 +175,10 @@ class ServiceTelemetry:
         self._accepted = Counter("bellbuoy_accepted_total", "Notifications accepted.", ["home"], registry=metrics)
         for home in ("ledger", "queue", "journal"):
             self._accepted.labels(home)  # There from the start, so that a rate over it has a beginning.
+        self._requests = Counter(
+            "bellbuoy_requests_total", "Requests that were answered.", ["kind", "status"], registry=metrics
+        )
+        self._requests.labels("accept", "202")
         self._deliveries = Counter(
             "bellbuoy_deliveries_total", "Attempts by their outcome.", ["provider", "outcome"], registry=metrics
         )
@@ -213,6 +222,13 @@ class ServiceTelemetry:
         self.books_difference = self._gauge(
             "bellbuoy_books_difference", "Accepted less all that became of it; always 0."
         )
+        self.audit_entries = Counter("bellbuoy_audit_entries_total", "Entries of the audit log.", registry=metrics)
+        self.audit_lost = Counter(
+            "bellbuoy_audit_lost_total", "Entries that gave way while the disk took none.", registry=metrics
+        )
+        self.audit_waiting = self._gauge(
+            "bellbuoy_audit_waiting", "Entries of the audit log that wait for the disk.", of_all="livesum"
+        )
         # Counting in a dictionary costs a tenth of a counter's lock; they are added up when somebody looks.
         self._counts: dict[tuple[Any, ...], int] = {}
         # A labelled child costs a lookup under a lock; the few there are get looked up once.
@@ -227,6 +243,10 @@ class ServiceTelemetry:
 
     def accepted(self, home: str, count: int) -> None:
         self._count(count, self._accepted, home)
+
+    def answered(self, kind: str, status: int) -> None:
+        """A request was answered; `kind` is `accept` where it was to accept notifications, else `other`."""
+        self._count(1, self._requests, kind, str(status))
 
     def attempt(self, provider: str, outcome: str, seconds: float | None) -> None:
         self._count(1, self._deliveries, provider, outcome)

@@ -134,6 +134,7 @@ def build_vitals(
         clock=clock,
         telemetry=telemetry,
     )
+    backlog.meant = lambda: "sending_stopped" in monitor.modes
     controls = Controls(monitor, lanes, drop_caches=stores.drop_caches, give_back_memory=host.give_back_memory)
     controls.tuned.append(lambda tuning: stores.prefer_cache(always=tuning.prefer_cache, fresh_s=tuning.cache_s))
     pins = Pins(stores.control, monitor, clock=clock, telemetry=telemetry)

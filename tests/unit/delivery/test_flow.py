@@ -20,6 +20,7 @@ from bellbuoy.errors import (
 )
 from bellbuoy.intake.accept import Accepted
 from bellbuoy.model.delivery import Message, Receipt
+from bellbuoy.model.routes import CALM, Circumstances
 from tests.support.flow import TENANT, Flow, android, iphone, to_email, to_user
 
 
@@ -575,3 +576,44 @@ async def test_outcomes_wait_for_a_full_disk(flow: Flow, monkeypatch: pytest.Mon
     room = True
     await flow.pass_time(5)
     assert (await flow.record(sent)).status == "delivered"
+
+
+async def test_while_sending_is_stopped_nothing_goes_out_and_all_of_it_after(flow: Flow) -> None:
+    await flow.add_user(devices=(android(),), email="ann@example.com")
+    under_way = asyncio.get_running_loop().create_future()
+    flow.providers["fcm"].script = lambda message: under_way
+    begun = await flow.send(to_user())
+    await flow.pass_time(1)
+    flow.worker._circumstances = lambda: Circumstances(modes=("sending_stopped",))
+    sent = [await flow.send(to_user(priority="high", channels=["push", "email"])) for _ in range(5)]
+    assert flow.worker.room() == 0
+    under_way.set_result(Receipt(200, "m"))
+    await flow.pass_time(300)
+    # What was under way has ended; nothing else has begun, and no other channel was taken for it.
+    assert (await flow.record(begun)).status == "delivered"
+    assert len(flow.providers["fcm"].sent) == 1
+    assert flow.providers["smtp"].sent == []
+    flow.providers["fcm"].script = lambda message: Receipt(200, "m")
+    flow.worker._circumstances = lambda: CALM
+    await flow.pass_time(5)
+    assert {(await flow.record(one)).status for one in sent} == {"delivered"}
+    assert (len(flow.providers["fcm"].sent), flow.providers["smtp"].sent) == (6, [])
+    books = await flow.books()
+    assert (books.accepted, books.delivered, books.difference) == (6, 6, 0)
+
+
+async def test_what_waits_for_a_place_when_sending_is_stopped_waits_on(flow: Flow) -> None:
+    gate = asyncio.get_running_loop().create_future()
+    flow.providers["smtp"].script = lambda message: gate
+    flow.lanes["smtp"].bulkhead.resize(1)
+    sent = [await flow.send(to_email()) for _ in range(4)]
+    await flow.pass_time(1)
+    flow.worker._circumstances = lambda: Circumstances(modes=("sending_stopped",))
+    gate.set_result(Receipt(250))
+    await flow.pass_time(60)
+    assert len(flow.providers["smtp"].sent) == 1
+    flow.worker._circumstances = lambda: CALM
+    flow.providers["smtp"].script = lambda message: Receipt(250)
+    await flow.pass_time(10)
+    assert {(await flow.record(one)).status for one in sent} == {"delivered"}
+    assert len(flow.providers["smtp"].sent) == 4

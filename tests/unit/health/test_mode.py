@@ -63,6 +63,8 @@ def test_every_mode_is_known_to_the_tuning_or_to_the_flow(mode: str) -> None:
         "analytics_off",
         "drop_caches",
         "disk_full",
+        "sending_stopped",
+        "accepting_stopped",
     }
     assert (tuning_of({mode}) == Tuning()) == (mode in in_flow)
 

@@ -1,4 +1,4 @@
-"""Which folder of journals is this process's own."""
+"""Which folder is this process's own, of those that several processes have beside each other: journals, audit logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def claim(root: Path) -> tuple[Path, IO[str], list[tuple[Path, IO[str]]]]:
     """Take the first folder that no other process has, and those that ended processes left with something in them.
 
     Args:
-        root: the folder of all journals of this data directory; made when it is not there.
+        root: the folder that they are all in; made when it is not there.
 
     Returns:
         The folder, what holds it until it is closed, and the same for each that was left.
@@ -25,15 +25,22 @@ def claim(root: Path) -> tuple[Path, IO[str], list[tuple[Path, IO[str]]]]:
     """
     try:
         root.mkdir(mode=0o700, exist_ok=True)
-        free = [(root / str(n), lock) for n in range(FOLDERS_MAX) if (lock := _try(root / f"{n}.lock")) is not None]
+        with open(root / "claim.lock", "w", encoding="utf-8") as gate:
+            # One at a time: whoever looks holds every free folder for a moment, and another would find none.
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            return _claim(root)
     except OSError as error:
         raise ConfigurationError(
-            f"the journals in {root} cannot be opened: {error.strerror}",
+            f"the folders in {root} cannot be opened: {error.strerror}",
             hint="check [data] dir and the rights of the user that runs bellbuoy",
         ) from error
+
+
+def _claim(root: Path) -> tuple[Path, IO[str], list[tuple[Path, IO[str]]]]:
+    free = [(root / str(n), lock) for n in range(FOLDERS_MAX) if (lock := _try(root / f"{n}.lock")) is not None]
     if not free:
         raise ConfigurationError(
-            f"{FOLDERS_MAX} processes have a journal in {root}", hint="give some of them another [data] dir"
+            f"{FOLDERS_MAX} processes have a folder in {root}", hint="give some of them another [data] dir"
         )
     (own, lock), *others = free
     left = []

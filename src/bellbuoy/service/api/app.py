@@ -14,7 +14,9 @@ from bellbuoy.service.api import openapi
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Receive, Reply, Scope, Send, from_here
 from bellbuoy.service.api.problems import problem
-from bellbuoy.service.api.routes import ROUTES, Route
+from bellbuoy.service.api.route import Route
+from bellbuoy.service.api.routes import ROUTES
+from bellbuoy.service.audit import Audit
 
 
 def build_app(context: Context, extra: Mapping[str, ASGIApp] | None = None) -> ASGIApp:
@@ -63,8 +65,9 @@ class _Resource:
         self._methods = methods
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope, receive)
         try:
-            reply = await self._answer(Call(scope, receive))
+            reply = await self._answer(call)
         except BellbuoyError as error:
             route = self._methods.get(scope["method"])
             reply = problem(error, operator=route is not None and route.scope in ("operate", "admin"))
@@ -77,6 +80,10 @@ class _Resource:
         degraded = self._context.vitals.controls.header
         if degraded is not None:
             reply.headers.append((b"bellbuoy-degraded", degraded))
+        route = self._methods.get(scope["method"])
+        self._context.telemetry.answered("accept" if route is not None and route.accepts else "other", reply.status)
+        if route is not None and route.scope is not None:
+            await _tell(self._context.audit, route, call, reply.status)
         await reply.send(send)
 
     async def _answer(self, call: Call) -> Reply:
@@ -85,12 +92,48 @@ class _Resource:
             allowed = ", ".join(sorted(self._methods))
             raise HttpError(405, "method_not_allowed", f"this path takes {allowed}", headers={"Allow": allowed})
         if route.scope is not None:
-            call.key = self._context.authenticate(call)
-            if route.scope not in call.key.scopes:
+            key = self._context.authenticate(call)
+            call.authenticated(key)
+            if route.scope not in key.scopes:
                 raise HttpError(403, "forbidden", f"the key lacks the scope {route.scope}")
+        if route.accepts and "accepting_stopped" in self._context.vitals.monitor.modes:
+            raise _accepting_stopped()
         if route.changes and "read_only" in self._context.vitals.monitor.modes:
             raise _read_only()
         return await route.handler(self._context, call)
+
+
+async def _tell(audit: Audit, route: Route, call: Call, status: int) -> None:
+    """Have the audit log say it: what operators do before they are answered, what touches users soon after.
+
+    Whoever is refused for want of a key or a scope is only counted, so that nobody can fill the disk.
+    """
+    key = call.asked_by
+    by, tenant = (key.id, key.tenant) if key is not None else (None, None)
+    if status in (401, 403):
+        audit.note((route.action, status, by, tenant, None, ()), ())
+        return
+    if not route.audited:
+        return
+    users, target, named = call.users, call.target, call.scope.get("path_params")
+    if named:
+        users = users or ((named["user_id"],) if "user_id" in named else ())
+        target = target or ", ".join(str(value) for name, value in named.items() if name != "user_id") or None
+    subject = (route.action, status, by, tenant, target, route.fields)
+    if route.operates:
+        await audit.record(subject, users)
+    else:
+        audit.note(subject, users, unnamed=call.unnamed)
+
+
+def _accepting_stopped() -> HttpError:
+    return HttpError(
+        503,
+        "accepting_stopped",
+        "an operator has stopped the acceptance of notifications",
+        hint="try again later; GET /v1/modes says since when",
+        headers={"Retry-After": "30"},
+    )
 
 
 def _read_only() -> HttpError:

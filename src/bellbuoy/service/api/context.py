@@ -13,6 +13,8 @@ from bellbuoy.intake.cancel import Cancellation
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.service.api.exchange import Call, HttpError
+from bellbuoy.service.audit import Audit
+from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.mending import Mending
 from bellbuoy.service.steering import Steering
@@ -45,6 +47,8 @@ class Context:
     mending: Mending
     steering: Steering
     watchers: Watchers
+    audit: Audit
+    isolation: Isolation
 
     def authenticate(self, call: Call) -> ApiKey:
         """The key of a request. Raises HttpError 401."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -75,15 +75,37 @@ class Reply:
 
 
 class Call:
-    """One request. `key` is set once it is authenticated."""
+    """One request.
 
-    __slots__ = ("_receive", "headers", "key", "scope")
+    For the audit log a handler says whom the request touches, besides a user in its path: `users` by their ids,
+    `unnamed` how many without one; and `target`, what it is about otherwise.
+    """
+
+    __slots__ = ("_key", "_receive", "headers", "scope", "target", "unnamed", "users")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.key: ApiKey
+        self._key: ApiKey | None = None
+        self.users: Sequence[str] = ()
+        self.unnamed = 0
+        self.target: str | None = None
+
+    @property
+    def key(self) -> ApiKey:
+        """Who asks; only a handler whose route needs a scope may use it."""
+        assert self._key is not None
+        return self._key
+
+    @property
+    def asked_by(self) -> ApiKey | None:
+        """Who asks, None when that is not known."""
+        return self._key
+
+    def authenticated(self, key: ApiKey) -> None:
+        """It comes from whoever has this key."""
+        self._key = key
 
     def header(self, name: bytes) -> str | None:
         """A header's value by its lower-case name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -28,6 +29,7 @@ async def send(context: Context, call: Call) -> Reply:
     """`POST /v1/notifications`."""
     key = idempotency_key(call)
     request = parse_request(await call.body(BODY_BYTES_MAX))
+    _touch(call, [request])
     (result,) = await context.intake.accept(call.key.tenant, [(request, key)])
     if isinstance(result, Invalid):
         raise result
@@ -49,6 +51,7 @@ async def send_batch(context: Context, call: Call) -> Reply:
             results.append(None)
         except BellbuoyError as error:
             results.append({"error": _document(error)})
+    _touch(call, [request for _, request in good])
     # No header can hold a NUL, so an entry's key is never that of a single request.
     keyed = [(request, None if key is None else f"{key}\0{index}") for index, request in good]
     for (index, _), answer in zip(good, await context.intake.accept(call.key.tenant, keyed), strict=True):
@@ -92,7 +95,9 @@ def _document(error: BellbuoyError) -> dict[str, Any]:
 async def get(context: Context, call: Call) -> Reply:
     """`GET /v1/notifications/{id}`."""
     call.query()
-    return Reply.json(views.notification(await context.ledger.get(call.path("id"), call.key.tenant)))
+    record = await context.ledger.get(call.path("id"), call.key.tenant)
+    _touch(call, [record.request])
+    return Reply.json(views.notification(record))
 
 
 async def page(context: Context, call: Call) -> Reply:
@@ -108,6 +113,7 @@ async def page(context: Context, call: Call) -> Reply:
         limit=limit_of(query),
         cursor=query.get("cursor"),
     )
+    _touch(call, [record.request for record in found.records])
     return Reply.json({"items": [views.notification(r) for r in found.records], "next_cursor": found.next_cursor})
 
 
@@ -115,6 +121,7 @@ async def explain(context: Context, call: Call) -> Reply:
     """`GET /v1/notifications/{id}/explain`."""
     call.query()
     record = await context.ledger.get(call.path("id"), call.key.tenant)
+    _touch(call, [record.request])
     return Reply.json(views.explanation(record, context.clock.time()))
 
 
@@ -122,7 +129,14 @@ async def cancel(context: Context, call: Call) -> Reply:
     """`POST /v1/notifications/{id}/cancel`."""
     call.query()
     record = await context.cancellation.cancel(call.path("id"), call.key.tenant)
+    _touch(call, [record.request])
     return Reply.json(views.notification(record))
+
+
+def _touch(call: Call, requests: Sequence[Request]) -> None:
+    """Have the audit log say whom these are for; who was addressed directly has no name there."""
+    call.users = [r.recipient.user_id for r in requests if r.recipient.user_id is not None]
+    call.unnamed = len(requests) - len(call.users)
 
 
 def idempotency_key(call: Call) -> str | None:

@@ -11,7 +11,8 @@ import msgspec
 from bellbuoy import __version__
 from bellbuoy.service.api.exchange import BODY_WAIT_S_MAX
 from bellbuoy.service.api.problems import TITLES
-from bellbuoy.service.api.routes import ROUTES, Route
+from bellbuoy.service.api.route import Route
+from bellbuoy.service.api.routes import ROUTES
 from bellbuoy.service.api.schemas import Problem
 
 _PARAMETER = re.compile(r"{(\w+)}")

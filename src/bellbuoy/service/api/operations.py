@@ -110,6 +110,7 @@ async def dead_letters(context: Context, call: Call) -> Reply:
         limit=limit_of(query),
         cursor=query.get("cursor"),
     )
+    call.unnamed = len(letters)
     return Reply.json({"items": [views.dead_letter(one) for one in letters], "next_cursor": cursor})
 
 
@@ -183,6 +184,7 @@ async def tombstones(context: Context, call: Call) -> Reply:
     """`GET /v1/tombstones`: tokens that their provider called gone."""
     query = call.query("limit")
     found = await context.ledger.tombstones(call.key.tenant, limit=limit_of(query))
+    call.users = [one.user_id for one in found]
     return Reply.json({"items": [views.tombstone(one) for one in found]})
 
 
@@ -196,6 +198,7 @@ async def restore(context: Context, call: Call) -> Reply:
     count = await context.ledger.restore(
         call.key.tenant, user_id=post.user_id, provider=post.provider, since=since, now=context.clock.time()
     )
+    call.users = (post.user_id,) if post.user_id is not None else ()
     context.telemetry.event("tombstones_restored", count=count, key=call.key.id)
     return Reply.json({"restored": count})
 
@@ -216,6 +219,7 @@ async def create_key(context: Context, call: Call) -> Reply:
     """`POST /v1/keys`: the only answer that ever holds the key."""
     post = await call.document(_key, BODY_BYTES_MAX)
     key, secret = await context.keys.create(post.name, tuple(dict.fromkeys(post.scopes)), tenant=call.key.tenant)
+    call.target = key.id
     context.telemetry.event("key_created", key=key.id, by=call.key.id)
     return Reply.json({**views.api_key(key), "key": secret}, 201)
 

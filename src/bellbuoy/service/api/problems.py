@@ -48,6 +48,7 @@ CODES = {
     "idempotency_key_reused": "the key came with another request before",
     "rate_limited": "too much at once; nothing was accepted",
     "read_only": "the ledger is away; users, devices, keys and flags cannot be changed",
+    "accepting_stopped": "an operator has stopped the acceptance of notifications",
     "store_full": "no home has room; nothing was accepted",
     "store_unavailable": "no home could be reached; nothing was accepted",
     "internal": "a defect of ours; it is logged",

@@ -53,6 +53,7 @@ async def put_users(context: Context, call: Call) -> Reply:
             results.append({"user_id": put.user_id})
         except BellbuoyError as error:
             results.append({"error": document(error, problem(error).status)})
+    call.users = [user.user_id for user in users]
     if users:
         await _write(context, call, users, keep)
     return Reply.json({"accepted": len(users), "rejected": len(lines) - len(users), "results": results})

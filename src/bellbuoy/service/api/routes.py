@@ -5,63 +5,27 @@ The router and `/openapi.json` are both made from it, so neither can say what th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any
-
 from bellbuoy.model.notification import Request
-from bellbuoy.model.operation import Scope
-from bellbuoy.service.api import events, incidents, notifications, operations, recipients, schemas, steering, templates
-from bellbuoy.service.api.context import Context
-from bellbuoy.service.api.exchange import Call, Reply
-
-Handler = Callable[[Context, Call], Awaitable[Reply]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One call.
-
-    Args:
-        scope: what its key needs; None when it needs no key.
-        body: the type of its request body, None without one.
-        ndjson: the type of one line, where the body may be NDJSON.
-        answers: the type of each success; None for an empty one.
-        problems: the other statuses it may answer with, besides those that its scope and body imply.
-        query: the parameters it knows.
-        headers: the request headers it reads.
-        changes: whether it changes what only the ledger keeps, so that it is refused while that is away.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    summary: str
-    scope: Scope | None
-    answers: dict[int, Any]
-    body: Any = None
-    ndjson: Any = None
-    problems: tuple[int, ...] = ()
-    query: dict[str, dict[str, Any]] = field(default_factory=dict)
-    headers: tuple[str, ...] = ()
-    changes: bool = False
-    media_type: str = "application/json"
-
-    @property
-    def statuses(self) -> tuple[int, ...]:
-        """Every status other than success."""
-        found = set(self.problems) | {500, 503}
-        if self.scope is not None:
-            found |= {401, 403, 422}
-        if self.body is not None or self.ndjson is not None:
-            found |= {400, 408, 413, 415, 422}
-        return tuple(sorted(found))
-
+from bellbuoy.service.api import (
+    breach,
+    events,
+    incidents,
+    notifications,
+    operations,
+    recipients,
+    schemas,
+    steering,
+    templates,
+)
+from bellbuoy.service.api.route import Route
 
 _LIMIT = {"limit": {"type": "integer", "minimum": 1, "maximum": notifications.PAGE_MAX, "default": 50}}
 _CURSOR = {"cursor": {"type": "string", "pattern": "^[0-9]{1,18}$"}}
 _STATUS = {"status": {"type": "string", "enum": list(notifications.STATUSES)}}
 _KEY = ("Idempotency-Key",)
+_USER = ("email", "phone", "locale", "timezone", "preferences", "devices")
+_DEVICES = ("devices",)
+_SENT = ("notifications",)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -74,6 +38,8 @@ ROUTES: tuple[Route, ...] = (
         body=Request,
         problems=(429,),
         headers=_KEY,
+        accepts=True,
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -86,6 +52,8 @@ ROUTES: tuple[Route, ...] = (
         ndjson=Request,
         problems=(429,),
         headers=_KEY,
+        accepts=True,
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -95,6 +63,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.NotificationPage},
         query={**_STATUS, "user_id": {"type": "string"}, **_LIMIT, **_CURSOR},
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -104,6 +73,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.NotificationView},
         problems=(404,),
+        fields=_SENT,
     ),
     Route(
         "GET",
@@ -113,6 +83,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.ExplanationView},
         problems=(404,),
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -122,6 +93,7 @@ ROUTES: tuple[Route, ...] = (
         "send",
         {200: schemas.NotificationView},
         problems=(404, 409),
+        fields=_SENT,
     ),
     Route(
         "POST",
@@ -132,6 +104,7 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.UsersView},
         ndjson=schemas.UserPut,
         changes=True,
+        fields=_USER,
     ),
     Route(
         "PUT",
@@ -142,6 +115,7 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.UserView},
         body=schemas.UserPut,
         changes=True,
+        fields=_USER,
     ),
     Route(
         "GET",
@@ -151,6 +125,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.UserView},
         problems=(404,),
+        fields=_USER,
     ),
     Route(
         "DELETE",
@@ -161,6 +136,7 @@ ROUTES: tuple[Route, ...] = (
         {204: None},
         problems=(404,),
         changes=True,
+        fields=_USER,
     ),
     Route(
         "GET",
@@ -170,6 +146,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DevicesView},
         problems=(404,),
+        fields=_DEVICES,
     ),
     Route(
         "PUT",
@@ -181,6 +158,7 @@ ROUTES: tuple[Route, ...] = (
         body=schemas.DevicePut,
         problems=(409,),
         changes=True,
+        fields=_DEVICES,
     ),
     Route(
         "GET",
@@ -190,6 +168,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DeviceView},
         problems=(404,),
+        fields=_DEVICES,
     ),
     Route(
         "DELETE",
@@ -200,6 +179,7 @@ ROUTES: tuple[Route, ...] = (
         {204: None},
         problems=(404,),
         changes=True,
+        fields=_DEVICES,
     ),
     Route(
         "GET",
@@ -209,6 +189,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.DeadLetterPage},
         query={"provider": {"type": "string"}, "error_code": {"type": "string"}, **_LIMIT, **_CURSOR},
+        fields=_SENT,
     ),
     Route(
         "DELETE",
@@ -254,6 +235,7 @@ ROUTES: tuple[Route, ...] = (
         "read",
         {200: schemas.TombstonesView},
         query=_LIMIT,
+        fields=_DEVICES,
     ),
     Route(
         "POST",
@@ -437,6 +419,25 @@ ROUTES: tuple[Route, ...] = (
         {200: schemas.KeyView},
         problems=(404,),
         changes=True,
+    ),
+    Route("GET", "/v1/breach", breach.get, "How the service is isolated", "admin", {200: schemas.BreachView}),
+    Route(
+        "POST",
+        "/v1/breach/isolate",
+        breach.isolate,
+        "End keys, stop sending, stop accepting, on every node",
+        "admin",
+        {200: schemas.IsolatedView},
+        body=schemas.IsolatePost,
+        problems=(404, 409),
+    ),
+    Route(
+        "POST",
+        "/v1/breach/lift",
+        breach.lift,
+        "Send and accept again; keys stay ended",
+        "admin",
+        {200: schemas.BreachView},
     ),
     Route("GET", "/livez", operations.live, "The process is alive", None, {200: schemas.StatusView}),
     Route("GET", "/readyz", operations.ready, "Notifications can be accepted", None, {200: schemas.StatusView}),

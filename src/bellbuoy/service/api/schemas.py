@@ -572,3 +572,46 @@ class ChangeView(Struct):
 
 class ChangesView(Struct):
     items: list[ChangeView]
+
+
+class IsolatePost(Struct, forbid_unknown_fields=True):
+    """What ends and what stops. `keys` by their ids, or `all_keys` but the one that asks."""
+
+    keys: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=10_000)] = field(
+        default_factory=list
+    )
+    all_keys: bool = False
+    stop_sending: bool = False
+    stop_accepting: bool = False
+
+
+class RevokedView(Struct):
+    id: str
+    name: str
+    revoked_at: str
+
+
+class HeadView(Struct):
+    """How far a chain of the audit log was, when that was recorded last."""
+
+    chain: str
+    n: int
+    hash: str
+    at: str
+    where: str
+
+
+class BreachView(Struct):
+    """`everywhere` is false while the ledger has not been told yet, so that only this machine goes by it."""
+
+    sending_stopped: bool
+    accepting_stopped: bool
+    everywhere: bool
+    revoked: list[RevokedView]
+    heads: list[HeadView]
+
+
+class IsolatedView(BreachView):
+    """`ended` are the keys that were ended now, or had been."""
+
+    ended: list[str]

@@ -56,9 +56,11 @@ class Client:
         given = {k: v for k, v in query.items() if v is not None}
         return self._call("GET", path + (f"?{urlencode(given)}" if given else ""))
 
-    def post(self, path: str, document: Any = None) -> Any:
-        """POST a document."""
-        return self._call("POST", path, json.dumps(document).encode() if document is not None else b"")
+    def post(self, path: str, document: Any = None, *, key: str | None = None) -> Any:
+        """POST a document; with `key` a repetition after a lost answer does nothing twice."""
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        body = json.dumps(document).encode() if document is not None else b""
+        return self._call("POST", path, body, headers, repeatable=key is not None)
 
     def put(self, path: str, document: Any) -> Any:
         """PUT a document."""

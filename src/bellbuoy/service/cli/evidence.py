@@ -1,0 +1,326 @@
+"""Commands for a breach that read the audit log of this machine's data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import msgspec
+import typer
+
+from bellbuoy import __version__
+from bellbuoy.continuity.breach import chains
+from bellbuoy.continuity.breach import evidence as sealing
+from bellbuoy.continuity.breach import report as reporting
+from bellbuoy.continuity.breach import scope as scoping
+from bellbuoy.continuity.breach.chains import Checked, Files
+from bellbuoy.continuity.breach.report import Line
+from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.model.audit import Head
+from bellbuoy.service.cli import output
+from bellbuoy.service.cli.client import Client
+from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, settings_of
+
+KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
+Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
+Until = Annotated[str | None, typer.Option("--to", help="RFC 3339; without it: until now.")]
+
+
+def verify(
+    file: Annotated[Path | None, typer.Argument(help="An archive; without it: the log in the data directory.")] = None,
+    public: Annotated[
+        str | None, typer.Option("--public", help="The public key that was printed; else that of the data directory.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="An archive whose heads the log must still have.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Find every edit of an archive, or of the log itself; exit status 1 when there is one."""
+    from bellbuoy.service.stores import verifier
+
+    folder = settings_of(None, data_dir).data.dir
+    if file is not None:
+        found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
+        document = {"sha256": found.sha256, "findings": msgspec.to_builtins(found.findings)}
+        if found.manifest is not None:
+            document |= {"sealed_by": found.manifest.public, "sealed_at": found.manifest.made_at}
+            document["findings_when_sealed"] = msgspec.to_builtins(found.manifest.findings)
+        _tell(document, as_json)
+        return
+    recorded = _recorded(_service(url, key, data_dir), folder)
+    heads = list(recorded or [])
+    if against is not None:
+        sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
+        if sealed.findings or sealed.manifest is None:
+            raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
+        heads += [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in sealed.manifest.chains]
+    checked = _checked(segments(folder), heads)
+    document = {
+        "chains": msgspec.to_builtins(checked.chains),
+        "heads": checked.heads,
+        "findings": msgspec.to_builtins(checked.findings),
+    }
+    if recorded is None and not as_json:
+        output.err.print("the service did not answer, so the log was not compared with the heads that it recorded")
+    _tell(document, as_json)
+
+
+def make(
+    out: Annotated[Path, typer.Option("--out", help="The archive to write.")],
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Seal the audit log, incidents, changes and the list of keys into a signed archive."""
+    from bellbuoy.service.stores import evidence_key, where_of
+
+    folder = settings_of(None, data_dir).data.dir
+    client = _service(url, key, data_dir)
+    heads = _recorded(client, folder) or []
+    documents = _documents(client)
+    signer = evidence_key(folder)
+    manifest = sealing.seal_evidence(
+        out,
+        segments=segments(folder),
+        documents=documents,
+        heads=heads,
+        signer=signer,
+        made_at=str(_stamp(time.time())),
+        where=where_of(folder),
+        version=__version__,
+    )
+    with out.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    entries = sum(one.last - one.first + 1 for one in manifest.chains)
+    document = {"file": str(out), "sha256": digest, "public": signer.public, "entries": entries}
+    document |= {"files": len(manifest.files), "findings": msgspec.to_builtins(manifest.findings)}
+    if as_json:
+        output.show_json(document)
+        return
+    output.facts({name: value for name, value in document.items() if name != "findings"})
+    _findings(document["findings"])
+    print("keep the sha256 and the public key elsewhere: bellbuoy breach verify FILE --public KEY")
+    if not documents:
+        output.err.print("the service did not answer: incidents, changes and keys are not in it")
+
+
+def scope(
+    key_id: KeyId = None,
+    since: Since = None,
+    until: Until = None,
+    archives: Annotated[
+        list[Path] | None,
+        typer.Option("--evidence", help="An archive to read in place of this machine's log; may be repeated."),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Which users a key, or a stretch of time, touched: which fields, how often, first and last."""
+    if key_id is None and since is None and until is None:
+        raise ConfigurationError("whose doings?", hint="--key-id ID, or --from and --to")
+    with contextlib.ExitStack() as stack:
+        sealed = [stack.enter_context(sealing.sealed_segments(one)) for one in archives or []]
+        files = {name: opened for one in sealed for name, opened in one.items()}
+        found = _scope(files or segments(settings_of(None, data_dir).data.dir), key_id, since, until)
+    document = _scope_document(found)
+    if as_json:
+        output.show_json(document)
+        return
+    rows = [
+        (user, one["times"], one["first"], one["last"], ", ".join(one["fields"]))
+        for user, one in document["users"].items()
+    ]
+    output.table(None, ("user", "times", "first", "last", "fields"), rows)
+    print(
+        f"{len(rows)} users, {found.unnamed} times somebody without a user id, {found.refused} requests refused, "
+        f"{sum(found.actions.values())} answered"
+    )
+
+
+def report(
+    key_id: KeyId = None,
+    since: Since = None,
+    until: Until = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Timeline, scope and what was done, as Markdown or JSON."""
+    folder = settings_of(None, data_dir).data.dir
+    client = _service(url, key, data_dir)
+    lines, state, heads = reporting.acts(chains.entries(segments(folder))), None, []
+    if client is not None:
+        state = client.get("/v1/breach")
+        heads = _heads(state, folder)
+        lines += _incidents(client.get("/v1/incidents", limit=1000)["items"])
+        lines += _changes(client.get("/v1/changes", limit=1000)["items"])
+    made = reporting.put_together(
+        lines,
+        scope=_scope(segments(folder), key_id, since, until),
+        checked=_checked(segments(folder), heads),
+        state=state,
+        now=time.time(),
+    )
+    if not as_json:
+        print(reporting.markdown(made), end="")
+        return
+    timeline = [{"at": _stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
+    document = {"made_at": _stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
+    document |= {"scope": _scope_document(made.scope), "audit_log": msgspec.to_builtins(made.checked)}
+    output.show_json(document)
+
+
+# What is read.
+
+
+def segments(data_dir: Path) -> Files:
+    """The audit log of a data directory. Raises ConfigurationError when there is none."""
+    root = data_dir / "audit"
+    found = {f"{path.parent.name}/{path.name}": _opens(path) for path in sorted(root.glob("*/*.log"))}
+    if not found:
+        raise ConfigurationError(
+            f"there is no audit log in {root}", hint="run it on the service's own machine, with its --data-dir"
+        )
+    return found
+
+
+def _opens(path: Path) -> Callable[[], IO[bytes]]:
+    return lambda: path.open("rb")
+
+
+def _checked(files: Files, heads: list[Head]) -> Checked:
+    """The log as it is; once more where something is wrong, since a line may be written at this moment."""
+    checked = chains.check(files, heads)
+    if checked.findings:
+        time.sleep(0.5)
+        checked = chains.check(files, heads)
+    return checked
+
+
+def _service(url: str | None, key: str | None, data_dir: Path | None) -> Client | None:
+    """The service, None when it does not answer: what is on the disk can be read without it."""
+    try:
+        client = client_of(url, key, data_dir)
+        client.get("/v1/breach")
+    except BellbuoyError:
+        return None
+    return client
+
+
+def _recorded(client: Client | None, data_dir: Path) -> list[Head] | None:
+    return None if client is None else _heads(client.get("/v1/breach"), data_dir)
+
+
+def _heads(state: dict[str, Any], data_dir: Path) -> list[Head]:
+    """The heads that were recorded of this data directory."""
+    from bellbuoy.service.stores import where_of
+
+    here = where_of(data_dir)
+    return [
+        Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"])
+        for one in state["heads"]
+        if one["where"] == here
+    ]
+
+
+def _documents(client: Client | None) -> dict[str, bytes]:
+    if client is None:
+        return {}
+    found = {
+        "incidents.json": client.get("/v1/incidents", limit=1000),
+        "changes.json": client.get("/v1/changes", limit=1000),
+        "keys.json": client.get("/v1/keys"),
+        "state.json": client.get("/v1/breach"),
+    }
+    return {name: json.dumps(document, indent=2, ensure_ascii=False).encode() for name, document in found.items()}
+
+
+def _public(data_dir: Path) -> str | None:
+    """The public half of the key that seals here, None where nothing was sealed yet."""
+    from bellbuoy.service.stores import evidence_key
+
+    return evidence_key(data_dir).public if (data_dir / "evidence.key").exists() else None
+
+
+def _scope(files: Files, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
+    return scoping.find(chains.entries(files), key=key_id, since=_seconds(since), until=_seconds(until))
+
+
+def _incidents(items: list[dict[str, Any]]) -> list[Line]:
+    lines = []
+    for one in items:
+        what = f"incident {one['id']}: {one['issue']} of {one['component']}"
+        lines.append(Line(_seconds(one["opened_at"]) or 0.0, f"{what} began"))
+        if one["resolved_at"] is not None:
+            lines.append(Line(_seconds(one["resolved_at"]) or 0.0, f"{what} ended", one["resolved_by"]))
+    return lines
+
+
+def _changes(items: list[dict[str, Any]]) -> list[Line]:
+    return [
+        Line(
+            _seconds(one["changed_at"]) or 0.0,
+            f"change {one['id']}: {one['value_before']} to {one['value']}",
+            one["changed_by"],
+        )
+        for one in items
+    ]
+
+
+# How it is shown.
+
+
+def _tell(document: dict[str, Any], as_json: bool) -> None:
+    """What was verified; ends with exit status 1 when something was found."""
+    if as_json:
+        output.show_json(document)
+    else:
+        output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
+        for one in document.get("chains", []):
+            print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}")
+        _findings(document["findings"])
+        if not document["findings"]:
+            output.out.print("[green]as it was written[/]")
+    if document["findings"]:
+        raise typer.Exit(1)
+
+
+def _findings(findings: Any) -> None:
+    for one in findings:
+        output.out.print(f"{one['file']}: entry {one['entry']}, byte {one['offset']}: {one['what']}", markup=False)
+
+
+def _scope_document(found: scoping.Scope) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(found)
+    document["from"], document["to"] = _stamp(document.pop("since")), _stamp(document.pop("until"))
+    for one in (document, *document["users"].values()):
+        one["first"], one["last"] = _stamp(one["first"]), _stamp(one["last"])
+    return document
+
+
+def _stamp(epoch_s: float | None) -> str | None:
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(f"{text} is no time", hint="RFC 3339, for example 2030-12-01T08:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,323 @@
+"""`deploy/` without a cluster: Helm renders, Kubernetes' schemas, promtool and a parser of HCL judge what comes out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hcl2
+import kubernetes_validate
+import pytest
+import yaml
+
+from bellbuoy.adapters.rabbitmq.topology import queue_of
+from bellbuoy.service.settings import OWN_VARIABLES, PREFIX, known_keys, load
+from bellbuoy.service.telemetry import ServiceTelemetry
+from tests.support.helm import CHART, helm, missing, render
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yaml"
+TERRAFORM = sorted((DEPLOY / "terraform").glob("*.tf"))
+CUSTOM = {"ScaledObject", "TriggerAuthentication", "ServiceMonitor", "PrometheusRule"}
+LEAST = ("existingSecret=s",)
+MOST = (
+    *LEAST,
+    "credentialsSecret=c",
+    "kubernetes.enabled=true",
+    "kubernetes.rollback=true",
+    "worker.keda.enabled=true",
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "settings.delivery.drain_s=20",
+    "settings.providers.fcm.project_id=p",
+)
+VALUES = {
+    "least": LEAST,
+    "most": MOST,
+    "scaling": (*LEAST, "kubernetes.enabled=true"),
+    "keda": (*LEAST, "worker.keda.enabled=true"),
+    "open": (*LEAST, "networkPolicy.enabled=false", "api.autoscaling.enabled=false"),
+}
+OF_BACKUPS = {"bellbuoy_backup_last_verified_seconds"}  # Of whoever takes backups, where somebody does.
+
+made = cache(lambda name: tuple(render(*VALUES[name])))
+
+
+def of_kind(name: str, kind: str) -> dict[str, Any]:
+    """What is made of a kind, by its name."""
+    return {one["metadata"]["name"]: one for one in made(name) if one["kind"] == kind}
+
+
+def pods(name: str) -> dict[str, Any]:
+    """The specifications of pods, by the part that they are."""
+    deployments = of_kind(name, "Deployment").values()
+    return {
+        one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"] for one in deployments
+    }
+
+
+def environment(pod: dict[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+
+
+# Kubernetes.
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_helm_finds_nothing_wrong(name: str) -> None:
+    done = helm("lint", "--strict", str(CHART), *(part for one in VALUES[name] for part in ("--set", one)))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_it_makes_is_valid_and_of_names_that_are_one_each(name: str) -> None:
+    for one in made(name):
+        if one["kind"] not in CUSTOM:
+            kubernetes_validate.validate(one, "1.37", strict=True)
+    names = [(one["kind"], one["metadata"]["name"]) for one in made(name)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), "existingSecret"),
+        ((*LEAST, "worker.replica=3"), "replica"),
+        ((*LEAST, "image.digest=latest"), "digest"),
+        ((*LEAST, "api.autoscaling.targetCPUUtilizationPercentage=900"), "900"),
+    ],
+)
+def test_values_that_are_none_are_refused(given: tuple[str, ...], expected: str) -> None:
+    done = helm("template", "bb", str(CHART), *(part for one in given for part in ("--set", one)))
+    assert done.returncode != 0
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_no_pod_may_do_more_than_it_must(name: str) -> None:
+    for part, pod in pods(name).items():
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        acting = part == "worker" and bool(of_kind(name, "Role"))
+        assert pod["automountServiceAccountToken"] is acting
+        assert pod["serviceAccountName"] in of_kind(name, "ServiceAccount")
+        assert pod["enableServiceLinks"] is False
+        assert container["resources"]["limits"]["memory"]
+        writable = {v["name"] for v in pod["volumes"] if "emptyDir" in v}
+        read_only = {m["name"] for m in container["volumeMounts"] if m.get("readOnly")}
+        assert {m["name"] for m in container["volumeMounts"]} == writable | read_only
+    if of_kind(name, "Role"):
+        (role,) = of_kind(name, "Role").values()
+        named = [rule for rule in role["rules"] if "resourceNames" not in rule]
+        assert all(rule["verbs"] == ["list"] and rule["resources"] == ["replicasets"] for rule in named)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_probes_ask_the_process_alone_whether_to_restart_it(name: str) -> None:
+    for pod in pods(name).values():
+        (container,) = pod["containers"]
+        for probe in ("livenessProbe", "startupProbe"):
+            assert container[probe]["httpGet"]["path"] == "/livez"
+        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        assert pod["terminationGracePeriodSeconds"] > 25 + 15
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_selects_pods_selects_those_that_it_is_for(name: str) -> None:
+    labels = {
+        one["metadata"]["name"].rpartition("-")[2]: one["spec"]["template"]["metadata"]["labels"].items()
+        for one in of_kind(name, "Deployment").values()
+    }
+    assert labels.keys() == {"api", "worker"}
+    for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
+        for own, one in of_kind(name, kind).items():
+            selector = (one["spec"].get("selector") or one["spec"]["podSelector"])["matchLabels"].items()
+            assert [part for part in labels if selector <= labels[part]] == [own.rpartition("-")[2]]
+    services = of_kind(name, "Service")
+    assert [p for p in labels if services["bb-bellbuoy"]["spec"]["selector"].items() <= labels[p]] == ["api"]
+    assert all(services["bb-bellbuoy-metrics"]["spec"]["selector"].items() <= one for one in labels.values())
+    for scaler in (*of_kind(name, "HorizontalPodAutoscaler").values(), *of_kind(name, "ScaledObject").values()):
+        target = of_kind(name, "Deployment")[scaler["spec"]["scaleTargetRef"]["name"]]
+        assert "replicas" not in target["spec"], "two would set the number"
+
+
+def test_what_is_off_by_default_is_off() -> None:
+    kinds = {one["kind"] for one in made("least")}
+    assert not kinds & {*CUSTOM, "Role", "RoleBinding", "Secret"}
+    assert "Secret" not in {one["kind"] for one in made("most")}
+    assert kinds >= {"Deployment", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler", "Service"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_variable_is_a_setting_and_the_settings_can_be_read(name: str, tmp_path: Path) -> None:
+    known = {PREFIX + "__".join(key).upper() for key in known_keys()}
+    for pod in pods(name).values():
+        assert set(environment(pod)) <= known | set(OWN_VARIABLES)
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "s"}}]
+    (settings,) = of_kind(name, "ConfigMap").values()
+    file = tmp_path / "bellbuoy.toml"
+    file.write_text(settings["data"]["bellbuoy.toml"])
+    read = load(file, {})
+    if name == "most":
+        assert (read.delivery.drain_s, read.providers.fcm.project_id) == (20, "p")
+
+
+def test_keda_asks_for_queues_that_exist_and_leaves_restarts_to_bellbuoy() -> None:
+    (scaled,) = of_kind("keda", "ScaledObject").values()
+    asked = [one["metadata"]["queueName"] for one in scaled["spec"]["triggers"]]
+    assert asked == [queue_of("high"), queue_of("normal"), queue_of("low")]
+    assert of_kind("keda", "TriggerAuthentication").keys() == {
+        one["authenticationRef"]["name"] for one in scaled["spec"]["triggers"]
+    }
+    both = environment(pods("most")["worker"])
+    assert (both["BELLBUOY_KUBERNETES__DEPLOYMENT"], both["BELLBUOY_KUBERNETES__MAX_REPLICAS"]) == (
+        "bb-bellbuoy-worker",
+        "1",
+    )
+    assert environment(pods("scaling")["worker"])["BELLBUOY_KUBERNETES__MAX_REPLICAS"] == "10"
+    assert "BELLBUOY_KUBERNETES__DEPLOYMENT" not in environment(pods("scaling")["api"])
+
+
+def test_the_operator_gets_the_rules_that_stand_in_the_file() -> None:
+    (rule,) = of_kind("most", "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+    (monitor,) = of_kind("most", "ServiceMonitor").values()
+    services = of_kind("most", "Service").values()
+    labels = monitor["spec"]["selector"]["matchLabels"].items()
+    assert [one["metadata"]["name"] for one in services if labels <= one["metadata"]["labels"].items()] == [
+        "bb-bellbuoy-metrics"
+    ]
+    # The key's name is that of no setting, or every pod would refuse it.
+    assert not monitor["spec"]["endpoints"][0]["authorization"]["credentials"]["key"].startswith(PREFIX)
+
+
+# Prometheus and Grafana.
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    found = shutil.which("promtool") or missing("promtool")
+    return subprocess.run([str(found), *arguments], capture_output=True, text=True, cwd=RULES.parent, timeout=120)
+
+
+def test_promtool_accepts_the_rules_and_they_do_what_they_are_for() -> None:
+    checked = promtool("check", "rules", "--lint-fatal", RULES.name)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    tested = promtool("test", "rules", "rules_test.yaml")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_is_tested() -> None:
+    tested = set(re.findall(r"alertname: (\w+)", (RULES.parent / "rules_test.yaml").read_text()))
+    assert tested == {rule["alert"] for rule in rules() if "alert" in rule}
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def expressions(of: Any) -> list[str]:
+    """Every expression of a dashboard, at any depth."""
+    if isinstance(of, dict):
+        own = [of["expr"]] if isinstance(of.get("expr"), str) else []
+        return own + [one for value in of.values() for one in expressions(value)]
+    return [one for value in of for one in expressions(value)] if isinstance(of, list) else []
+
+
+def series() -> set[str]:
+    """Every name under which Prometheus finds something of ours."""
+    found = set[str]()
+    for metric in ServiceTelemetry().registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric.type, ("",))
+        found |= {metric.name + suffix for suffix in suffixes}
+    return found
+
+
+def test_every_metric_that_is_looked_at_exists() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "bellbuoy.json").read_text())
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    asked = expressions(dashboard) + [rule["expr"] for rule in rules()]
+    assert len(asked) > 40
+    named = {name for text in asked for name in re.findall(r"\bbellbuoy[\w:]+", re.sub(r'"[^"]*"', "", text))}
+    assert named - series() - recorded <= OF_BACKUPS
+    # And whatever is measured is shown somewhere.
+    assert not {n for n in series() if not n.endswith(("_sum", "_count"))} - named
+
+
+def test_the_labels_that_are_asked_for_are_those_that_the_metrics_have() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    labels = {
+        name: {label.strip() for label in cells.split(",") if label.strip()}
+        for name, cells in re.findall(r"^\| `(bellbuoy_\w+)` \| ([\w, ]*) ?\|", text, re.MULTILINE)
+    }
+    for rule in rules():
+        for name, matchers in re.findall(r"\b(bellbuoy_\w+)\{([^}]*)\}", rule["expr"]):
+            assert set(re.findall(r"(\w+)[=!]", matchers)) <= labels[name], rule
+
+
+def test_panels_are_one_each_and_do_not_lie_over_each_other() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "bellbuoy.json").read_text())
+    panels = dashboard["panels"]
+    assert len({one["id"] for one in panels}) == len(panels)
+    for one, other in itertools.combinations([panel["gridPos"] for panel in panels], 2):
+        apart_x = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        apart_y = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert apart_x or apart_y, (one, other)
+
+
+# Terraform.
+
+
+@pytest.mark.parametrize("file", TERRAFORM, ids=lambda file: file.name)
+def test_terraform_is_well_formed_and_formatted(file: Path) -> None:
+    text = file.read_text()
+    assert hcl2.loads(text)
+    assert text.endswith("}\n")
+    assert "\t" not in text
+    assert "\n\n\n" not in text
+    for line in text.splitlines():
+        assert line == line.rstrip()
+        assert (len(line) - len(line.lstrip())) % 2 == 0
+    # As `terraform fmt` has it: the equals signs of neighbouring one-line arguments stand below each other.
+    for _, lines in itertools.groupby(text.splitlines(), key=_argument):
+        block = list(lines)
+        columns = {line.index(" = ") for line in block if _argument(line) is not None}
+        assert len(columns) <= 1, block
+
+
+def _argument(line: str) -> int | None:
+    """How far an argument on one line is indented, None for any other line."""
+    found = re.fullmatch(r"( *)\w+ += .*[^{\[(]", line)
+    return len(found[1]) if found else None
+
+
+def test_terraform_uses_its_variables_and_sets_values_that_the_chart_has() -> None:
+    text = "".join(file.read_text() for file in TERRAFORM)
+    declared = set(re.findall(r'^variable "(\w+)"', text, re.MULTILINE))
+    assert declared == set(re.findall(r"\bvar\.(\w+)", text))
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    inner = text[text.index("values = {") : text.index("resource ")]
+    given = set(re.findall(r"^    (\w+) +=", inner, re.MULTILINE))
+    assert given
+    assert given <= values.keys()
+    assert re.search(r"password|secret_value|token", text) is None
+
+
+def test_the_schema_of_the_values_knows_each_of_them() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert values.keys() == schema["properties"].keys() - {"global"}
+    for name, of in values.items():
+        if isinstance(of, dict) and "properties" in schema["properties"][name]:
+            assert of.keys() == schema["properties"][name]["properties"].keys(), name

@@ -1,0 +1,46 @@
+"""Chains of the audit log to look at and to spoil."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from bellbuoy.adapters.auditlog import FileAuditLog
+from bellbuoy.clock import ManualClock
+from bellbuoy.continuity.breach.chains import Files
+from bellbuoy.model.audit import Entry, Head
+
+Contents = dict[str, bytes]
+
+
+def entry(n: int, **fields: object) -> Entry:
+    given: dict[str, object] = {"status": 200, "key": f"k{n % 2}", "tenant": "default", **fields}
+    return Entry(0, 1_800_000_000.0 + n, "GET /v1/users/{user_id}", **given)  # type: ignore[arg-type]
+
+
+def log_in(folder: Path, clock: ManualClock | None = None, **bounds: float) -> FileAuditLog:
+    return FileAuditLog(folder, where="here", clock=clock or ManualClock(), **bounds)  # type: ignore[arg-type]
+
+
+async def written(folder: Path, count: int = 12, each: int = 3) -> tuple[Contents, Head]:
+    """A chain of several segments, and its head."""
+    log = log_in(folder, segment_bytes=600)
+    for at in range(0, count, each):
+        await log.append([entry(n, users={f"u{n}": 1}, fields=("email",)) for n in range(at, at + each)])
+    head = log.head
+    await log.aclose()
+    return contents(folder), head
+
+
+def contents(folder: Path) -> Contents:
+    return {f"{folder.name}/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.log"))}
+
+
+def files(of: Contents) -> Files:
+    return {name: _opens(data) for name, data in of.items()}
+
+
+def _opens(data: bytes) -> Callable[[], IO[bytes]]:
+    return lambda: io.BytesIO(data)
