@@ -121,6 +121,15 @@ EVENTS: dict[str, str] = {
     "dead_letters_discarded": "info",
     "tombstones_restored": "info",
     "deliveries_reconsidered": "warning",
+    "backup_taken": "info",
+    "backup_failed": "error",
+    "backup_gap": "error",
+    "backup_target_away": "error",
+    "backup_target_healed": "info",
+    "backup_verified": "info",
+    "backup_not_sound": "error",
+    "backup_pruned": "info",
+    "sends_not_noted": "error",
 }
 """Every event that may be logged, and its level; `docs/operations.md` explains each."""
 

@@ -1,0 +1,223 @@
+"""One archive in one or two targets: what is written goes to each, and what one of them missed is copied later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.continuity.manifest import (
+    FOLDERS,
+    Kind,
+    Manifest,
+    Part,
+    Tip,
+    decode,
+    digest,
+    encode,
+    is_manifest,
+    is_tip,
+    manifest_name,
+    tip_name,
+)
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Damaged, NotFound, StoreError, Unavailable, code_of
+from bellbuoy.ports.archive import ObjectStore, Sealer, Stored
+from bellbuoy.ports.operations import Telemetry
+
+decode_tip = msgspec.json.Decoder(Tip).decode
+_encode_tip = msgspec.json.Encoder().encode
+
+
+class Listed(Struct, frozen=True):
+    """The backups of an archive, oldest first, and the manifests that cannot be read with the reason of each."""
+
+    backups: list[Manifest]
+    damaged: dict[str, str]
+
+
+class Vault:
+    """The archive.
+
+    Args:
+        targets: by what they are called; the first is asked first. A write succeeds when one of them took it.
+        sealer: seals what is written, and opens it.
+        clock: for how far behind a target is.
+        telemetry: is told of targets that are away and that have healed.
+
+    Concurrency: whoever writes holds the lock of the backups; reading needs none.
+    """
+
+    def __init__(
+        self, targets: Mapping[str, ObjectStore], sealer: Sealer, *, clock: Clock, telemetry: Telemetry
+    ) -> None:
+        self.targets = targets
+        self._sealer = sealer
+        self._clock = clock
+        self._telemetry = telemetry
+        self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
+        # Nobody knows yet what each of them has.
+        self.behind: set[str] = set(targets) if len(targets) > 1 else set()
+
+    # Writing.
+
+    async def put(self, name: str, data: bytes) -> Part:
+        """Write an object to every target that is there.
+
+        Raises:
+            Unavailable, Full: not one of them took it.
+        """
+        sealed = await asyncio.to_thread(self._sealer.seal, name, data)
+        results = await asyncio.gather(
+            *(store.put(name, sealed) for store in self.targets.values()), return_exceptions=True
+        )
+        self._account(results)
+        return Part(name, len(sealed), digest([sealed]))
+
+    async def put_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest, which makes a backup of what was written before it. Raises as `put`."""
+        await self.put(manifest_name(manifest.kind, manifest.id), encode(manifest))
+
+    async def put_tip(self, source: str, tip: Tip) -> None:
+        """Say up to where changes were shipped. Raises as `put`."""
+        await self.put(tip_name(source, tip.timeline), _encode_tip(tip))
+        for target in self.targets.keys() - self.behind:
+            self.complete_at[target] = tip.until
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete objects from every target that is there. Raises Unavailable when none is."""
+        if names:
+            results = await asyncio.gather(
+                *(store.delete(names) for store in self.targets.values()), return_exceptions=True
+            )
+            self._account(results)
+
+    def _account(self, results: Sequence[BaseException | None]) -> None:
+        """Note who missed a write; raises what the first target said when all did."""
+        failed = {name: result for name, result in zip(self.targets, results, strict=True) if result is not None}
+        for name, error in failed.items():
+            if not isinstance(error, StoreError):
+                raise error
+            if name not in self.behind:
+                self._telemetry.event("backup_target_away", target=name, code=code_of(error))
+            self.behind.add(name)
+        if len(failed) == len(self.targets):
+            raise next(iter(failed.values()))
+
+    async def heal(self) -> int:
+        """Copy to each target what another has and it has not; returns how many objects were copied.
+
+        Manifests come last, so that a backup is listed in a target only when it is whole there.
+
+        Raises:
+            Unavailable: a target is still away.
+        """
+        if not self.behind:
+            return 0
+        there = {name: {one.name for one in await store.list("")} for name, store in self.targets.items()}
+        copied = 0
+        for name, store in self.targets.items():
+            for source, others in there.items():
+                missing = [one for one in others - there[name] if not is_tip(one)]
+                for one in sorted(missing, key=lambda one: (is_manifest(one), one)):
+                    await store.put(one, await self.targets[source].get(one))
+                    there[name].add(one)
+                    copied += 1
+        await self._heal_tips()
+        self.behind.clear()
+        if copied:
+            self._telemetry.event("backup_target_healed", objects=copied)
+        return copied
+
+    async def _heal_tips(self) -> None:
+        """Give each target the furthest tip of all."""
+        names = {one.name for store in self.targets.values() for one in await store.list("log/") if is_tip(one.name)}
+        for name in names:
+            sealed = {target: await _if_there(store, name) for target, store in self.targets.items()}
+            known = [one for one in sealed.values() if one is not None]
+            furthest = max(known, key=lambda one: decode_tip(self._sealer.open(name, one)).until)
+            for target, one in sealed.items():
+                if one != furthest:
+                    await self.targets[target].put(name, furthest)
+
+    # Reading.
+
+    async def get(self, name: str, part: Part | None = None) -> bytes:
+        """An object from the first target that has it whole.
+
+        Args:
+            part: what the manifest says of it, None for what no manifest names.
+
+        Raises:
+            NotFound, Damaged, ConfigurationError, Unavailable: what the last target said, when none has it.
+        """
+        last: BellbuoyError = NotFound(f"no target has {name}")
+        for store in self.targets.values():
+            try:
+                return await self.open(store, name, part)
+            except (StoreError, ConfigurationError) as error:
+                if not isinstance(error, NotFound) or isinstance(last, NotFound):
+                    last = error
+        raise last
+
+    async def open(self, store: ObjectStore, name: str, part: Part | None = None) -> bytes:
+        """An object of one target. Raises as `get`."""
+        sealed = await store.get(name)
+        if part is not None and (len(sealed) != part.size or digest([sealed]) != part.sha256):
+            raise Damaged(f"{name} is not what its manifest says", hint="the other target may have it whole")
+        return await asyncio.to_thread(self._sealer.open, name, sealed)
+
+    async def names(self, prefix: str) -> list[Stored]:
+        """What any target that is there has, in order of names. Raises Unavailable when none is."""
+        found: dict[str, Stored] = {}
+        error: StoreError | None = None
+        away = 0
+        for store in self.targets.values():
+            try:
+                found |= {one.name: one for one in await store.list(prefix)}
+            except Unavailable as one:
+                away, error = away + 1, one
+        if error is not None and away == len(self.targets):
+            raise error
+        return [found[name] for name in sorted(found)]
+
+    async def tip(self, source: str, timeline: str) -> Tip | None:
+        """The furthest tip of a timeline in the targets that answer, None when they have none.
+
+        Raises:
+            Damaged, Unavailable: none of them gives an answer.
+        """
+        found: list[Tip] = []
+        errors: list[StoreError] = []
+        for store in self.targets.values():
+            try:
+                found.append(decode_tip(await self.open(store, tip_name(source, timeline))))
+            except NotFound:
+                continue
+            except StoreError as error:
+                errors.append(error)
+        if len(errors) == len(self.targets):
+            raise errors[0]
+        return max(found, key=lambda tip: tip.until, default=None)
+
+    async def backups(self, *kinds: Kind) -> Listed:
+        """All backups that are complete, of some kinds or of all. Raises Unavailable."""
+        found: list[Manifest] = []
+        damaged: dict[str, str] = {}
+        for kind in kinds or tuple(FOLDERS):
+            for one in await self.names(f"{FOLDERS[kind]}/"):
+                if is_manifest(one.name):
+                    try:
+                        found.append(decode(one.name, await self.get(one.name)))
+                    except (Damaged, ConfigurationError) as error:
+                        damaged[one.name] = str(error)
+        return Listed(sorted(found, key=lambda one: (one.began_at, one.id)), damaged)
+
+
+async def _if_there(store: ObjectStore, name: str) -> bytes | None:
+    try:
+        return await store.get(name)
+    except NotFound:
+        return None
