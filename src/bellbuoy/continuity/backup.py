@@ -79,7 +79,6 @@ class Backup:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
-        self._tips: dict[str, Tip] = {}
 
     # Full copies.
 
@@ -152,16 +151,13 @@ class Backup:
                 await self.vault.put(log_name(source.name, timeline, found.after, found.upto), _encode(found))
             tip = Tip(timeline, found.upto, max(tip.until, found.until))
             await self.vault.put_tip(source.name, tip)
-            self._tips[source.name] = tip
             await source.shipped(timeline, found.upto)
             if not found.more:
                 return True
 
     async def _tip(self, source: str, timeline: str) -> Tip | None:
         """Where to go on: after what was shipped of this timeline, else after its first full copy."""
-        tip = self._tips.get(source)
-        if tip is None or tip.timeline != timeline:
-            tip = await self.vault.tip(source, timeline)
+        tip = await self.vault.tip(source, timeline)
         if tip is not None:
             return tip
         for manifest in (await self.vault.backups("full")).backups:

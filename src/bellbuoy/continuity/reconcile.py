@@ -146,7 +146,7 @@ async def _by_notification(sent: AsyncIterator[Sequence[Sent]]) -> dict[str, lis
         for one in group:
             known = found.setdefault(one.notification_id, {})
             before = known.get(one.delivery.id)
-            if before is None or _knows(one.delivery) >= _knows(before.delivery):
+            if before is None or one.at >= before.at:
                 known[one.delivery.id] = one
     return {notification: list(known.values()) for notification, known in found.items()}
 

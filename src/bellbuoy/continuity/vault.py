@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -58,8 +59,8 @@ class Vault:
         self._clock = clock
         self._telemetry = telemetry
         self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
-        # Nobody knows yet what each of them has.
-        self.behind: set[str] = set(targets) if len(targets) > 1 else set()
+        self.behind: set[str] = set()
+        self.suspect()  # Nobody knows yet what each of them has.
 
     # Writing.
 
@@ -106,41 +107,53 @@ class Vault:
         if len(failed) == len(self.targets):
             raise next(iter(failed.values()))
 
+    def suspect(self) -> None:
+        """Have the next `heal` compare the targets, as another process may have written to one of them only."""
+        if len(self.targets) > 1:
+            self.behind.update(self.targets)
+
     async def heal(self) -> int:
         """Copy to each target what another has and it has not; returns how many objects were copied.
 
         Manifests come last, so that a backup is listed in a target only when it is whole there.
 
+        One that is still away is left for later, and the others are healed among themselves.
+
         Raises:
-            Unavailable: a target is still away.
+            Unavailable: all are away, or one went away in the middle.
         """
         if not self.behind:
             return 0
-        there = {name: {one.name for one in await store.list("")} for name, store in self.targets.items()}
-        copied = 0
+        there: dict[str, set[str]] = {}
         for name, store in self.targets.items():
-            for source, others in there.items():
-                missing = [one for one in others - there[name] if not is_tip(one)]
-                for one in sorted(missing, key=lambda one: (is_manifest(one), one)):
-                    await store.put(one, await self.targets[source].get(one))
-                    there[name].add(one)
-                    copied += 1
-        await self._heal_tips()
-        self.behind.clear()
+            with contextlib.suppress(Unavailable):
+                there[name] = {one.name for one in await store.list("")}
+        if not there:
+            raise Unavailable("no target of the backups answers", retry_after_s=10.0)
+        copied = 0
+        everything = set[str]().union(*there.values())
+        for name, mine in there.items():
+            missing = [one for one in everything - mine if not is_tip(one)]
+            for one in sorted(missing, key=lambda one: (is_manifest(one), one)):
+                source = next(self.targets[other] for other, names in there.items() if one in names)
+                await self.targets[name].put(one, await source.get(one))
+                copied += 1
+        await self._heal_tips({name: self.targets[name] for name in there})
+        self.behind &= self.targets.keys() - there.keys()
         if copied:
             self._telemetry.event("backup_target_healed", objects=copied)
         return copied
 
-    async def _heal_tips(self) -> None:
-        """Give each target the furthest tip of all."""
-        names = {one.name for store in self.targets.values() for one in await store.list("log/") if is_tip(one.name)}
+    async def _heal_tips(self, targets: Mapping[str, ObjectStore]) -> None:
+        """Give each of these targets the furthest tip of all."""
+        names = {one.name for store in targets.values() for one in await store.list("log/") if is_tip(one.name)}
         for name in names:
-            sealed = {target: await _if_there(store, name) for target, store in self.targets.items()}
+            sealed = {target: await _if_there(store, name) for target, store in targets.items()}
             known = [one for one in sealed.values() if one is not None]
             furthest = max(known, key=lambda one: decode_tip(self._sealer.open(name, one)).until)
             for target, one in sealed.items():
                 if one != furthest:
-                    await self.targets[target].put(name, furthest)
+                    await targets[target].put(name, furthest)
 
     # Reading.
 

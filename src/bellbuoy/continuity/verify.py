@@ -17,7 +17,7 @@ from bellbuoy.ports.ledger import Ledger
 
 SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
-_PAGE = 200
+_PAGE, _PAGES = 200, 10
 
 
 class Verified(Struct, frozen=True):
@@ -78,29 +78,22 @@ def _decoded(name: str, data: bytes, part: Part | None) -> None:
         decode_sends(data)
 
 
-async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float, rng: Random) -> Checked:
+async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float, rng: Random | None = None) -> Checked:
     """Balance a restored ledger's books, and compare some of its notifications with the live ledger.
 
     Args:
         restored: from a backup, in a scratch place.
         live: None where there is none to compare with.
         reached: the epoch second that was restored; what happened to a notification since then is no difference.
-        rng: chooses which.
+        rng: chooses which; needed with `live`.
     """
     books = await restored.books()
-    tenants = sorted({key.tenant for key in await restored.keys()}) if live is not None else []
+    if live is None or rng is None:
+        return Checked(books, 0, [])
     sampled, different = 0, list[str]()
-    for tenant in tenants:
-        cursor: str | None = None
-        found: list[Record] = []
-        for _ in range(10):
-            page = await restored.page(tenant, status=None, user_id=None, limit=_PAGE, cursor=cursor)
-            found += page.records
-            cursor = page.next_cursor
-            if cursor is None:
-                break
+    for tenant in sorted({key.tenant for key in await restored.keys()}):
+        found = await _newest(restored, tenant)
         for record in rng.sample(found, min(len(found), SAMPLED_MAX)):
-            assert live is not None
             try:
                 now = await live.get(record.id)
             except NotFound:
@@ -109,3 +102,15 @@ async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float,
             if now.last_at <= reached and now != record:
                 different.append(record.id)
     return Checked(books, sampled, different)
+
+
+async def _newest(ledger: Ledger, tenant: str) -> list[Record]:
+    found: list[Record] = []
+    cursor: str | None = None
+    for _ in range(_PAGES):
+        page = await ledger.page(tenant, status=None, user_id=None, limit=_PAGE, cursor=cursor)
+        found += page.records
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return found

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-Kind = Literal["incident", "saga", "alert", "flag", "setting", "template", "change", "lease"]
+Kind = Literal["incident", "saga", "alert", "flag", "setting", "template", "change", "lease", "backup"]
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 """The largest document."""

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.sections import (
     Alerts,
+    Backup,
     Breakers,
     Cache,
     Data,
@@ -65,6 +66,7 @@ class Settings(BaseSettings):
     recovery: Recovery = Recovery()
     kubernetes: Kubernetes = Kubernetes()
     rollback: Rollback = Rollback()
+    backup: Backup = Backup()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 

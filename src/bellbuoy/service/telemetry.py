@@ -222,6 +222,12 @@ class ServiceTelemetry:
         self.books_difference = self._gauge(
             "bellbuoy_books_difference", "Accepted less all that became of it; always 0."
         )
+        self.backup_verified = self._gauge(
+            "bellbuoy_backup_last_verified_seconds", "Age of the last backup that was restored and found sound."
+        )
+        self.backup_lag = self._gauge(
+            "bellbuoy_backup_lag_seconds", "What a target lacks, in seconds of changes.", ["target"]
+        )
         # Counting in a dictionary costs a tenth of a counter's lock; they are added up when somebody looks.
         self._counts: dict[tuple[Any, ...], int] = {}
         # A labelled child costs a lookup under a lock; the few there are get looked up once.

@@ -1,0 +1,160 @@
+"""Restoring a data directory: the state of a second, brought up to what was sent since, and handed over at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.continuity.backup import Progress
+from bellbuoy.continuity.reconcile import Reconcile, Reconciled
+from bellbuoy.continuity.restore import Restore, Restored
+from bellbuoy.continuity.verify import check_ledger
+from bellbuoy.errors import Damaged
+from bellbuoy.ports.archive import Checked, Place
+from bellbuoy.ports.sends import Sent
+from bellbuoy.service import archive
+from bellbuoy.service.settings import Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+_TIMELINE = "timeline"
+
+
+class Report(Struct, frozen=True):
+    """What was restored.
+
+    Args:
+        directory: the data directory.
+        timeline: the new one.
+        restored: how far it got.
+        reconciled: what was taken in from the send journal.
+        checked: the books afterwards.
+        rpo_s: seconds before this restore began of which it knows nothing.
+        rto_s: seconds that all of it took.
+    """
+
+    directory: str
+    timeline: str
+    restored: Restored
+    reconciled: Reconciled
+    checked: Checked
+    rpo_s: float
+    rto_s: float
+
+
+class Began(Struct, frozen=True):
+    """The beginning of a timeline: what it was restored from, and when, in epoch seconds."""
+
+    timeline: str
+    backup: str
+    reached: float
+    at: float
+
+
+async def restore_into(
+    settings: Settings,
+    to: Path,
+    *,
+    at: float | None,
+    backup: str | None,
+    force: bool,
+    clock: Clock,
+    telemetry: ServiceTelemetry,
+    progress: Progress,
+) -> Report:
+    """Restore a data directory that nobody uses. Until the last moment it holds nothing that can be served from.
+
+    Args:
+        settings: say where the backups and the send journal are.
+        to: the directory; made when it is not there.
+        at: the epoch second, None for the newest.
+        backup: the id of a full backup to restore as it is, None for any.
+        force: replace a ledger that is there.
+
+    Raises:
+        Conflict: the directory is in use, or not empty.
+        NotFound, Missed: the second cannot be reached; nothing was done.
+        Damaged: an object is not what it was, or what was restored does not balance.
+        Unavailable, Full: a target or the directory's disk failed; the directory is as it was.
+    """
+    began_at, began = clock.time(), clock.monotonic()
+    hold = archive.hold_directory(to, force=force)
+    try:
+        restore = Restore(
+            archive.open_vault(settings, clock=clock, telemetry=telemetry), scratch=to / "scratch", clock=clock
+        )
+        plan = await restore.plan(at, backup=backup)
+        places = archive.places_for_use(to, replace=force)
+        restored = await restore.run(plan, places, progress)
+        sent = _sent(restore, archive.sends_of(settings), plan.reached, telemetry)
+        reconciled, checked = await _reconciled(settings, places, sent, plan.reached, clock)
+        timeline = uuid.uuid4().hex
+        await _sign(places, Began(timeline, plan.full.id, plan.reached, began_at), clock)
+        # The ledger last: a directory without one is as good as empty.
+        for place in sorted(places, key=lambda one: one.name == "ledger"):
+            await place.finish(timeline)
+    finally:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread((to / "scratch").rmdir)
+        hold.close()
+    rpo_s = max(0.0, began_at - plan.reached)
+    return Report(str(to), timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+
+
+async def _reconciled(
+    settings: Settings,
+    places: Sequence[Place],
+    sent: AsyncIterator[Sequence[Sent]],
+    reached: float,
+    clock: Clock,
+) -> tuple[Reconciled, Checked]:
+    ledger = archive.restored_ledger(archive.place_of(places, "ledger"), clock=clock)
+    try:
+        reconcile = Reconcile(
+            ledger,
+            rate_per_s=settings.delivery.release_per_s,
+            ramp_s=settings.delivery.release_ramp_s,
+            clock=clock,
+        )
+        reconciled = await reconcile.run(sent)
+        checked = await check_ledger(ledger, None, reached=reached)
+    finally:
+        await ledger.aclose()
+    if not checked.sound:
+        raise Damaged(
+            f"the books of what was restored do not balance: {checked.books.difference} are missing",
+            hint="restore another second, or another full backup with --backup",
+        )
+    return reconciled, checked
+
+
+async def _sent(
+    restore: Restore, local: Path, since: float, telemetry: ServiceTelemetry
+) -> AsyncIterator[Sequence[Sent]]:
+    """What was sent since a second: what was shipped of the send journal, and what is still in its directory."""
+    async for group in restore.sent_since(since):
+        yield group
+    if not local.exists():
+        return
+    there = archive.open_sends(local, telemetry=telemetry)
+    try:
+        for group in await there.journal.everything():
+            yield [sent for sent in group if sent.at >= since]
+    finally:
+        await there.aclose()
+
+
+async def _sign(places: Sequence[Place], began: Began, clock: Clock) -> None:
+    """Write down in what the machine remembers that a new timeline begins here."""
+    control = archive.restored_control(archive.place_of(places, "control"), clock=clock)
+    try:
+        kept = await control.read("backup", _TIMELINE)
+        await control.write("backup", _TIMELINE, msgspec.json.encode(began), version=kept.version if kept else 0)
+    finally:
+        await control.aclose()
