@@ -14,7 +14,9 @@ from tests.support.redis import redis_server
 
 __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]
 
-ALONE = {f"tests/fault/test_{name}.py" for name in ("cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")}
+ALONE = {
+    f"tests/fault/test_{name}.py" for name in ("backup", "cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")
+}
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 
 TOGETHER = {"tests/contract/test_queue.py", "tests/contract/test_shared.py", "tests/acceptance/test_openfeature.py"}
