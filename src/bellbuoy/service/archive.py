@@ -14,7 +14,7 @@ from typing import IO
 from bellbuoy.adapters.cipher import KeyRing, new_key, read_keys
 from bellbuoy.adapters.control_locks import ControlLocks
 from bellbuoy.adapters.cron import Cron
-from bellbuoy.adapters.journal import FileJournal, SendJournal, claim_folder
+from bellbuoy.adapters.journal import SendJournal, claim_folder
 from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteFile, SqliteLedger, SqlitePlace, SqliteSource
 from bellbuoy.clock import Clock
@@ -155,9 +155,9 @@ class OpenSends:
     journal: SendJournal
     locks: list[IO[str]]
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close them, then let others have them."""
-        await self.journal.aclose()
+        self.journal.close()
         for lock in self.locks:
             lock.close()
 
@@ -171,8 +171,7 @@ def open_sends(folder: Path, *, telemetry: Telemetry) -> OpenSends:
             f"the send journal {folder} cannot be written: {error.strerror}", hint="check [backup] sends_dir"
         ) from None
     own, lock, left = claim_folder(folder)
-    journals = [FileJournal(other) for other, _ in left]
-    journal = SendJournal(FileJournal(own), journals, telemetry=telemetry)
+    journal = SendJournal(own, [other for other, _ in left], telemetry=telemetry)
     return OpenSends(journal, [lock, *(other for _, other in left)])
 
 

@@ -201,6 +201,7 @@ class Continuity:
         self._telemetry = telemetry
         self._began_at = clock.time()
         self._listed: tuple[float, Listed] | None = None
+        self._shipped = 0  # Batches of the send journal, so that their names differ.
 
     @property
     def journal(self) -> Sends | None:
@@ -236,16 +237,17 @@ class Continuity:
                     await self._ship_sends()
             except Exception as error:  # The next process finds it in the journal.
                 self._telemetry.event("backup_failed", what="sends", code=code_of(error), why=repr(error))
-            await self.sends.aclose()
+            self.sends.close()
 
     async def _ship_sends(self) -> None:
         if self.sends is None:
             return
-        while unshipped := await self.sends.journal.unshipped():
-            for place, (journal, number, sent) in enumerate(unshipped):
-                name = sends_name(self._clock.time(), f"{self._owner}-{place}", number)
-                await self.keeper.vault.put(name, encode_sends(sent))
-                await journal.take_off(number)
+        journal = self.sends.journal
+        for batch in journal.batches():
+            self._shipped += 1
+            name = sends_name(self._clock.time(), self._owner, self._shipped)
+            await self.keeper.vault.put(name, encode_sends(await journal.read(batch)))
+            await journal.forget(batch)
 
     async def _take_turn(self) -> bool:
         return await self.keeper.in_turn(self._owner, self._work) is not None

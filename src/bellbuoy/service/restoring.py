@@ -144,10 +144,10 @@ async def _sent(
         return
     there = archive.open_sends(local, telemetry=telemetry)
     try:
-        for group in await there.journal.everything():
-            yield [sent for sent in group if sent.at >= since]
+        for batch in there.journal.batches():
+            yield [sent for sent in await there.journal.read(batch) if sent.at >= since]
     finally:
-        await there.aclose()
+        there.close()
 
 
 async def _sign(places: Sequence[Place], began: Began, clock: Clock) -> None:
