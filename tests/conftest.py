@@ -11,8 +11,9 @@ from tests.support.disk import disk
 from tests.support.mongodb import mongodb_base, mongodb_url
 from tests.support.rabbitmq import amqp_url, rabbitmq
 from tests.support.redis import redis_server
+from tests.support.s3 import regions
 
-__all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]
+__all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
 ALONE = {
     f"tests/fault/test_{name}.py" for name in ("backup", "cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")

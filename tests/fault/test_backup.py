@@ -27,6 +27,7 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 from tests.fault.test_crash import Load, all_of
 from tests.support.history import check
 from tests.support.rabbitmq import free_port
+from tests.support.s3 import Region
 from tests.support.server import Server, to_android, wait_for
 
 pytestmark = pytest.mark.fault
@@ -204,3 +205,47 @@ def test_what_cannot_be_restored_is_refused_and_says_why(tmp_path: Path) -> None
     assert list(verified["bad"]) == [f"first: {victim.relative_to(tmp_path / 'archive')}"]
     with Server(data, env=env) as server:
         assert server.status_of(sent) == "delivered"
+
+
+def test_a_region_that_burns_down_stops_nothing_and_heals(tmp_path: Path, regions: tuple[Region, Region]) -> None:
+    first, second = regions
+    env = settings(tmp_path) | {
+        "BELLBUOY_BACKUP__URL": "s3://backups/bellbuoy",
+        "BELLBUOY_BACKUP__ENDPOINT": first.endpoint,
+        "BELLBUOY_BACKUP__SECOND_URL": "s3://backups/bellbuoy",
+        "BELLBUOY_BACKUP__SECOND_ENDPOINT": second.endpoint,
+    }
+    data = tmp_path / "data"
+    operator = Operator(data, env)
+    with Server(data, env=env) as server:
+        sent = [server.send(to_android(n)) for n in range(20)]
+        wait_for(lambda: len(second.names()) > 3 and first.names() == second.names(), why="both have all of it")
+        second.stop()
+        sent += [server.send(to_android(n)) for n in range(20, 40)]
+        for one in sent:
+            server.wait_status(one, "delivered")
+        wait_for(
+            lambda: lag_s(server, "second") > 3 > lag_s(server, "first"), why="the second lags, the first does not"
+        )
+        operator.run("full", "--json")
+        second.start()
+        wait_for(lambda: lag_s(server, "second") < 3, why="the second has caught up")
+        assert len(second.names()) > 3
+        server.stop()
+    assert first.names() == second.names()
+    events = [event["event"] for event in server.events()]
+    assert "backup_target_away" in events
+    assert "backup_target_healed" in events
+
+    first.stop()
+    shutil.rmtree(data)
+    operator.run("restore", "--to", str(data), "--json")
+    with Server(data, env=env) as server:
+        assert {server.status_of(one) for one in sent} == {"delivered"}
+
+
+def lag_s(server: Server, target: str) -> float:
+    """What the metric says."""
+    name = f'bellbuoy_backup_lag_seconds{{target="{target}"}} '
+    text = server.call("GET", "/metrics").body.decode()
+    return next((float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name)), 0.0)

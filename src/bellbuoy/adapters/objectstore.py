@@ -6,6 +6,7 @@ setting of ours.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class Objects:
         with _translated(name):
             await obstore.put_async(self._store, name, data, use_multipart=False)
             if self._folder is not None:
-                _sync(self._folder / name)
+                await asyncio.to_thread(_sync, self._folder, name)
 
     async def get(self, name: str) -> bytes:
         """See `ObjectStore.get`."""
@@ -149,9 +150,10 @@ def _short(error: Exception) -> str:
     return next((one for one in known if one.lower() in text.lower()), type(error).__name__)
 
 
-def _sync(path: Path) -> None:
+def _sync(root: Path, name: str) -> None:
     """Make a file of a local target and its name durable, which its client leaves to the system."""
-    for one in (path, path.parent):
+    path = root / name
+    for one in (path, *(parent for parent in path.parents if parent.is_relative_to(root))):
         handle = os.open(one, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -106,8 +106,10 @@ class Reconcile:
             record = await self._ledger.get(notification_id)
         except NotFound:
             return False
-        now = self._clock.time()
+        now, was = self._clock.time(), record.status
         _take_in(record, told, now)
+        if record.status != was:
+            record.replays += 1  # It was over, and only what was brought back is sent after that.
         await self._ledger.absorb([Account(record, b"", transitions.due_at(record))], now=now)
         return True
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -60,21 +59,19 @@ class Vault:
         self._telemetry = telemetry
         self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
         self.behind: set[str] = set()
+        self._away: set[str] = set()  # Those of them that did not answer.
         self.suspect()  # Nobody knows yet what each of them has.
 
     # Writing.
 
     async def put(self, name: str, data: bytes) -> Part:
-        """Write an object to every target that is there.
+        """Write an object to every target that is there; one that was away gets it when it has healed.
 
         Raises:
             Unavailable, Full: not one of them took it.
         """
         sealed = await asyncio.to_thread(self._sealer.seal, name, data)
-        results = await asyncio.gather(
-            *(store.put(name, sealed) for store in self.targets.values()), return_exceptions=True
-        )
-        self._account(results)
+        await self._everywhere(lambda store: store.put(name, sealed))
         return Part(name, len(sealed), digest([sealed]))
 
     async def put_manifest(self, manifest: Manifest) -> None:
@@ -90,22 +87,29 @@ class Vault:
     async def delete(self, names: Sequence[str]) -> None:
         """Delete objects from every target that is there. Raises Unavailable when none is."""
         if names:
-            results = await asyncio.gather(
-                *(store.delete(names) for store in self.targets.values()), return_exceptions=True
-            )
-            self._account(results)
+            await self._everywhere(lambda store: store.delete(names))
 
-    def _account(self, results: Sequence[BaseException | None]) -> None:
-        """Note who missed a write; raises what the first target said when all did."""
-        failed = {name: result for name, result in zip(self.targets, results, strict=True) if result is not None}
+    async def _everywhere(self, write: Callable[[ObjectStore], Awaitable[None]]) -> None:
+        """Write to the targets that lack nothing, to all when each lacks something; raises when none took it.
+
+        One that is away is not waited for with each write.
+        """
+        asked = [name for name in self.targets if name not in self.behind] or list(self.targets)
+        results = await asyncio.gather(*(write(self.targets[name]) for name in asked), return_exceptions=True)
+        failed = {name: result for name, result in zip(asked, results, strict=True) if result is not None}
         for name, error in failed.items():
             if not isinstance(error, StoreError):
                 raise error
-            if name not in self.behind:
-                self._telemetry.event("backup_target_away", target=name, code=code_of(error))
-            self.behind.add(name)
-        if len(failed) == len(self.targets):
+            self._missed(name, error)
+        if len(failed) == len(asked):
             raise next(iter(failed.values()))
+
+    def _missed(self, target: str, error: StoreError) -> None:
+        """A target did not answer; that is told of once."""
+        if target not in self._away:
+            self._telemetry.event("backup_target_away", target=target, code=code_of(error))
+        self._away.add(target)
+        self.behind.add(target)
 
     def suspect(self) -> None:
         """Have the next `heal` compare the targets, as another process may have written to one of them only."""
@@ -126,8 +130,10 @@ class Vault:
             return 0
         there: dict[str, set[str]] = {}
         for name, store in self.targets.items():
-            with contextlib.suppress(Unavailable):
+            try:
                 there[name] = {one.name for one in await store.list("")}
+            except Unavailable as error:
+                self._missed(name, error)
         if not there:
             raise Unavailable("no target of the backups answers", retry_after_s=10.0)
         copied = 0
@@ -139,7 +145,8 @@ class Vault:
                 await self.targets[name].put(one, await source.get(one))
                 copied += 1
         await self._heal_tips({name: self.targets[name] for name in there})
-        self.behind &= self.targets.keys() - there.keys()
+        self.behind -= there.keys()
+        self._away -= there.keys()
         if copied:
             self._telemetry.event("backup_target_healed", objects=copied)
         return copied

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 LOOK_S = 300.0
 """Seconds between two looks at which backups there are."""
+HEAL_TURNS = 3
+"""Turns of the loop from one time that a target which was away is asked to the next, since asking takes its time."""
 STALE = "backup_stale"
 _VERIFIED = "verified"
 
@@ -101,6 +103,8 @@ class Keeper:
 
         Raises as `Backup.full` and `Backup.incremental`.
         """
+        with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
+            await self.vault.heal()
         if kind == "full":
             return await self.backup.full(progress)
         await self.backup.ship()
@@ -201,6 +205,7 @@ class Continuity:
         self._telemetry = telemetry
         self._began_at = clock.time()
         self._listed: tuple[float, Listed] | None = None
+        self._turns = 0
         self._shipped = 0  # Batches of the send journal, so that their names differ.
 
     @property
@@ -253,8 +258,10 @@ class Continuity:
         return await self.keeper.in_turn(self._owner, self._work) is not None
 
     async def _work(self) -> None:
-        with contextlib.suppress(Unavailable):  # It was told of when it went away, and is asked again at the next turn.
-            await self.keeper.vault.heal()
+        if self._turns % HEAL_TURNS == 0:
+            with contextlib.suppress(Unavailable):  # It was told of when it went away, and is asked again.
+                await self.keeper.vault.heal()
+        self._turns += 1
         ready = await self.keeper.backup.ship()
         listed = await self._look()
         kind = due(self._schedules, listed.backups, self._clock.time()) if ready else "full"

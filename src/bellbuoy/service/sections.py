@@ -381,7 +381,7 @@ class Backup(Section):
     def _consistent(self) -> Backup:
         if self.second_url and not self.url:
             raise ValueError("second_url needs a url")
-        if self.second_url and self.second_url == self.url:
+        if self.second_url and (self.second_url, self.second_endpoint) == (self.url, self.endpoint):
             raise ValueError("second_url must be another place than url")
         return self
 
