@@ -6,6 +6,7 @@ does. Until this is done nobody uses the ledger, so nothing is sent.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator, Sequence
 
@@ -15,7 +16,7 @@ from bellbuoy.clock import Clock
 from bellbuoy.errors import NotFound
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Record
-from bellbuoy.ports.ledger import Account, Claim, Ledger
+from bellbuoy.ports.ledger import Account, Ledger
 from bellbuoy.ports.sends import Sent
 
 OWNER = "restore"
@@ -69,22 +70,33 @@ class Reconcile:
         """
         told = await _by_notification(sent)
         counts = {"delivered": 0, "uncertain": 0, "expired": 0, "waiting": 0}
-        while True:
-            claims = await self._ledger.claim(OWNER, now=_EVER, lease_s=_LEASE_S, limit=_BATCH)
-            for claim in claims:
-                what = await self._set_out(claim, told.pop(claim.record.id, ()), counts["waiting"])
+        leased = await self._lease_all()
+        for at in range(0, len(leased), _BATCH):
+            group = leased[at : at + _BATCH]
+            # Together, so that they share the ledger's commits.
+            ends = await asyncio.gather(
+                *(self._set_out(one, fence, told.pop(one, ()), at + n) for n, (one, fence) in enumerate(group))
+            )
+            for what in ends:
                 counts[what] += 1
-            if len(claims) < _BATCH:
-                break
         absent = 0
         for notification_id, rest in told.items():
             absent += not await self._was_over(notification_id, rest)
         waiting = counts["waiting"] + counts["uncertain"]
         return Reconciled(counts["delivered"], counts["uncertain"], absent, counts["expired"], waiting)
 
-    async def _set_out(self, claim: Claim, told: Sequence[Sent], place: int) -> str:
-        """Bring one that is open up to what was sent, and give it back, over or with its turn."""
-        record, now = claim.record, self._clock.time()
+    async def _lease_all(self) -> list[tuple[str, int]]:
+        """Lease everything that is open, before anything is given back and could be leased again: ids and fences."""
+        found: list[tuple[str, int]] = []
+        while True:
+            claims = await self._ledger.claim(OWNER, now=_EVER, lease_s=_LEASE_S, limit=_BATCH)
+            found += [(claim.record.id, claim.fence) for claim in claims]
+            if len(claims) < _BATCH:
+                return found
+
+    async def _set_out(self, notification_id: str, fence: int, told: Sequence[Sent], place: int) -> str:
+        """Bring one that is open up to what was sent, and give it back: over, or to come due in its place."""
+        record, now = await self._ledger.get(notification_id), self._clock.time()
         _take_in(record, told, now)
         if record.over:
             what = "delivered"
@@ -97,7 +109,7 @@ class Reconcile:
             self._hold(record, now, place)
             what = "waiting"
         due_at, held = self._due(record, now, place), transitions.held_for(record)
-        await self._ledger.save(record, claim.fence, now=now, due_at=due_at, held=held, release=True)
+        await self._ledger.save(record, fence, now=now, due_at=due_at, held=held, release=True)
         return what
 
     async def _was_over(self, notification_id: str, told: Sequence[Sent]) -> bool:

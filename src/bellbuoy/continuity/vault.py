@@ -60,6 +60,7 @@ class Vault:
         self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
         self.behind: set[str] = set()
         self._away: set[str] = set()  # Those of them that did not answer.
+        self._silent: set[str] = set()  # Those that did not answer when something was read.
         self.suspect()  # Nobody knows yet what each of them has.
 
     # Writing.
@@ -174,10 +175,15 @@ class Vault:
             NotFound, Damaged, ConfigurationError, Unavailable: what the last target said, when none has it.
         """
         last: BellbuoyError = NotFound(f"no target has {name}")
-        for store in self.targets.values():
+        # One that did not answer the last question is asked last: it would be waited for with each object.
+        for target in sorted(self.targets, key=lambda one: one in self._silent):
             try:
-                return await self.open(store, name, part)
+                data = await self.open(self.targets[target], name, part)
+                self._silent.discard(target)
+                return data
             except (StoreError, ConfigurationError) as error:
+                if isinstance(error, Unavailable):
+                    self._silent.add(target)
                 if not isinstance(error, NotFound) or isinstance(last, NotFound):
                     last = error
         raise last
