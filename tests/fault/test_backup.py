@@ -89,6 +89,13 @@ class Operator:
         assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout) if done.stdout.startswith("{") else None, done.stderr
 
+    def doctor(self) -> Any:
+        """What `bellbuoy doctor` finds of the first target."""
+        command = [sys.executable, "-m", "bellbuoy", "doctor", "--json", "--data-dir", str(self._data_dir)]
+        done = subprocess.run(command, capture_output=True, text=True, env=self._env, timeout=120)
+        findings = json.loads(done.stdout)["findings"]
+        return next(one for one in findings if one["subject"] == "backups, first")
+
 
 def settings(root: Path) -> dict[str, str]:
     key_file = root / "keys"
@@ -199,6 +206,7 @@ def test_what_cannot_be_restored_is_refused_and_says_why(tmp_path: Path) -> None
     operator.run("restore", "--to", str(data), "--force", "--json")
     verified, _ = operator.run("verify", "--json")
     assert verified["sound"]
+    assert operator.doctor()["level"] == "ok"
     victim = next(path for path in (tmp_path / "archive").rglob("*.000000"))
     victim.write_bytes(victim.read_bytes()[:-1])
     verified, _ = operator.run("verify", "--json", status=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,7 @@ class Backup:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
+        self._shipping = asyncio.Lock()
 
     # Full copies.
 
@@ -127,17 +129,20 @@ class Backup:
         Raises:
             Unavailable, Full: it could not; the next call ships it.
         """
-        ready = True
-        for source in self.sources:
-            position = await source.position()
-            if position is not None:
-                try:
-                    ready &= await self._ship(source, position[0])
-                except (Gap, Damaged) as error:
-                    self._telemetry.event("backup_gap", source=source.name, detail=str(error))
-                    await source.renew()
-                    ready = False
-        return ready
+        async with self._shipping:  # Of two at once the slower would take the tip back.
+            ready = [await self._ship_source(source) for source in self.sources]
+        return all(ready)
+
+    async def _ship_source(self, source: Source) -> bool:
+        position = await source.position()
+        if position is None:
+            return True
+        try:
+            return await self._ship(source, position[0])
+        except (Gap, Damaged) as error:
+            self._telemetry.event("backup_gap", source=source.name, detail=str(error))
+            await source.renew()
+            return False
 
     async def _ship(self, source: Source, timeline: str) -> bool:
         tip = await self._tip(source.name, timeline)

@@ -54,7 +54,7 @@ class Vault:
         self, targets: Mapping[str, ObjectStore], sealer: Sealer, *, clock: Clock, telemetry: Telemetry
     ) -> None:
         self.targets = targets
-        self._sealer = sealer
+        self.sealer = sealer
         self._clock = clock
         self._telemetry = telemetry
         self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
@@ -71,7 +71,7 @@ class Vault:
         Raises:
             Unavailable, Full: not one of them took it.
         """
-        sealed = await asyncio.to_thread(self._sealer.seal, name, data)
+        sealed = await asyncio.to_thread(self.sealer.seal, name, data)
         await self._everywhere(lambda store: store.put(name, sealed))
         return Part(name, len(sealed), digest([sealed]))
 
@@ -158,7 +158,7 @@ class Vault:
         for name in names:
             sealed = {target: await _if_there(store, name) for target, store in targets.items()}
             known = [one for one in sealed.values() if one is not None]
-            furthest = max(known, key=lambda one: decode_tip(self._sealer.open(name, one)).until)
+            furthest = max(known, key=lambda one: decode_tip(self.sealer.open(name, one)).until)
             for target, one in sealed.items():
                 if one != furthest:
                     await targets[target].put(name, furthest)
@@ -193,7 +193,7 @@ class Vault:
         sealed = await store.get(name)
         if part is not None and (len(sealed) != part.size or digest([sealed]) != part.sha256):
             raise Damaged(f"{name} is not what its manifest says", hint="the other target may have it whole")
-        return await asyncio.to_thread(self._sealer.open, name, sealed)
+        return await asyncio.to_thread(self.sealer.open, name, sealed)
 
     async def names(self, prefix: str) -> list[Stored]:
         """What any target that is there has, in order of names. Raises Unavailable when none is."""

@@ -24,7 +24,7 @@ from bellbuoy.continuity.schedule import Times, due
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.continuity.verify import Verified, check_ledger
-from bellbuoy.errors import Unavailable, code_of
+from bellbuoy.errors import StoreError, Unavailable, code_of
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -67,6 +67,7 @@ class Keeper:
         control: remembers which backup was proven last.
         keep: for how long they are kept.
         scratch: a folder with room for a copy to be proven in.
+        ship_s: seconds between two times that changes are shipped while a backup is taken.
         clock, rng, telemetry: time, chance, and who is told.
     """
 
@@ -79,6 +80,7 @@ class Keeper:
         control: ControlStore,
         keep: Keep,
         scratch: Path,
+        ship_s: float,
         clock: Clock,
         rng: Random,
         telemetry: ServiceTelemetry,
@@ -90,6 +92,7 @@ class Keeper:
         self._control = control
         self._keep = keep
         self._scratch = scratch
+        self._ship_s = ship_s
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
@@ -97,6 +100,31 @@ class Keeper:
     async def in_turn(self, owner: str, work: Callable[[], Awaitable[T]]) -> tuple[T] | None:
         """Do `work` while nobody else writes to the archive; see `take_turn`."""
         return await take_turn(self._locks, owner, work, clock=self._clock)
+
+    @asynccontextmanager
+    async def shipping(self, also: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[None]:
+        """Go on shipping beside what is done in the block, which may take long; whoever enters it has the lock.
+
+        Args:
+            also: what else is to be shipped each time; None for nothing.
+        """
+
+        async def ship() -> None:
+            while True:
+                await self._clock.sleep(self._ship_s)
+                try:
+                    if also is not None:
+                        await also()
+                    await self.backup.ship()
+                except StoreError as error:
+                    self._telemetry.event("backup_failed", what="ship", code=error.code)
+
+        shipping = asyncio.create_task(ship(), name="backup-ship")
+        try:
+            yield
+        finally:
+            shipping.cancel()
+            await asyncio.wait([shipping])
 
     async def take(self, kind: Kind, progress: Progress = silent) -> Manifest | None:
         """A full backup, or an incremental: None when there is nothing to gather, or no full that it could follow.
@@ -268,6 +296,11 @@ class Continuity:
         if kind is None:
             return
         self._listed = None
+        async with self.keeper.shipping(self._ship_sends):
+            await self._take(kind)
+
+    async def _take(self, kind: Kind) -> None:
+        """Take one, prove it, and delete what has become too old."""
         taken = await self.keeper.take(kind)
         if taken is None:
             return
@@ -342,6 +375,7 @@ def build_keeper(
         control=control,
         keep=Keep(settings.backup.full_days, settings.backup.incremental_days),
         scratch=scratch,
+        ship_s=settings.backup.ship_s,
         clock=clock,
         rng=rng,
         telemetry=telemetry,

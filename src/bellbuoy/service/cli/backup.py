@@ -203,8 +203,13 @@ def backup_key(
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     async def take() -> Any:
         async with _keeper(config, data_dir) as keeper:
+
+            async def work() -> Any:
+                async with keeper.shipping():
+                    return await keeper.take(kind, progress)
+
             with _progress(as_json) as progress:
-                return await _in_turn(keeper, lambda: keeper.take(kind, progress))
+                return await _in_turn(keeper, work)
 
     taken = _run(take)
     if taken is None:
