@@ -16,7 +16,8 @@ from tests.support.s3 import regions
 __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
 ALONE = {
-    f"tests/fault/test_{name}.py" for name in ("backup", "cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")
+    f"tests/fault/test_{name}.py"
+    for name in ("backup", "cluster", "memory", "mongodb_backup", "rabbitmq_nodes", "redis", "store_modes")
 }
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 

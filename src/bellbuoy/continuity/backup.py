@@ -30,7 +30,7 @@ from bellbuoy.continuity.manifest import (
     shipped_of,
 )
 from bellbuoy.continuity.vault import Vault
-from bellbuoy.errors import Damaged, Gap
+from bellbuoy.errors import Damaged, Gap, Unavailable
 from bellbuoy.ports.archive import Changes, Snapshot, Source
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.sends import Sent
@@ -87,15 +87,23 @@ class Backup:
     async def full(self, progress: Progress = silent) -> Manifest:
         """Copy every source; the changes after it are shipped from there.
 
+        One that is away is left out, and told of, unless it is the first: a copy of the ledger is worth having.
+
         Raises:
-            Unavailable, Full: a source, the scratch folder or every target failed; nothing is listed then.
+            Unavailable, Full: the first source, the scratch folder or every target failed; nothing is listed then.
         """
         began_at = self._clock.time()
         backup_id = new_id(began_at, self._rng)
         covered: list[Covered] = []
         for source in self.sources:
             with _folder(self._scratch) as folder:
-                snapshot = await source.full(folder)
+                try:
+                    snapshot = await source.full(folder)
+                except Unavailable as error:
+                    if source is self.sources[0]:
+                        raise
+                    self._telemetry.event("backup_source_left_out", source=source.name, detail=str(error))
+                    continue
                 covered.append(await self._upload(backup_id, source, snapshot, folder, progress))
         manifest = Manifest(backup_id, "full", began_at, self._clock.time(), covered)
         await self.vault.put_manifest(manifest)

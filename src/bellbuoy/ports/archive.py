@@ -164,6 +164,10 @@ class Source(Protocol):
         """Begin another timeline, after a gap: what is changed from now on follows a full copy of its own."""
         ...
 
+    async def aclose(self) -> None:
+        """Let go of connections of its own; safe to call twice."""
+        ...
+
 
 class Place(Protocol):
     """Somewhere empty that one source is restored into; nobody uses it before `finish`. `name` is the source's."""

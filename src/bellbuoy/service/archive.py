@@ -9,24 +9,29 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from random import Random
+from typing import IO, TYPE_CHECKING, Any
 
 from bellbuoy.adapters.cipher import KeyRing, new_key, read_keys
 from bellbuoy.adapters.control_locks import ControlLocks
 from bellbuoy.adapters.cron import Cron
 from bellbuoy.adapters.journal import SendJournal, claim_folder
 from bellbuoy.adapters.objectstore import Objects
-from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteFile, SqliteLedger, SqlitePlace, SqliteSource
+from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteFile, SqliteLedger, SqliteSource
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import Kind
 from bellbuoy.continuity.schedule import Times
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap
-from bellbuoy.ports.archive import Change, Changes, ObjectStore, Place, Snapshot, Source
+from bellbuoy.ports.archive import Change, Changes, ObjectStore, Snapshot, Source
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Locks
 from bellbuoy.service.settings import Settings
+from bellbuoy.service.stores import cache_link, shared_ledger
+
+if TYPE_CHECKING:
+    from bellbuoy.adapters.mongodb import MongoLedger
 
 CONFIGURATION = "configuration"
 _SETTINGS_FILE = "settings.json"
@@ -66,16 +71,24 @@ def _keys(settings: Settings, *, local: bool) -> KeyRing:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, clock: Clock) -> AsyncIterator[tuple[SqliteLedger, SqliteControlStore]]:
-    """The stores of a data directory beside whoever else has them open: SQLite lets several processes write.
+async def opened(settings: Settings, *, clock: Clock) -> AsyncIterator[tuple[SqliteLedger | MongoLedger, ControlStore]]:
+    """The ledger that is configured, beside whoever else has it open.
 
     Raises:
         ConfigurationError: there is no ledger of ours there.
     """
-    if not settings.ledger.embedded or not settings.database_path.exists():
+    if not settings.ledger.embedded:
+        shared = shared_ledger(settings, clock)
+        try:
+            yield shared, shared.control
+        finally:
+            await shared.aclose()
+        return
+    if not settings.database_path.exists():
         raise ConfigurationError(
             f"there is no embedded ledger in {settings.data.dir}", hint="give --data-dir, or --config"
         )
+    # SQLite lets several processes write.
     ledger = SqliteLedger(settings.database_path, clock=clock, capture=settings.backup.on)
     control = SqliteControlStore(settings.data.dir / "control.db", clock=clock)
     try:
@@ -105,47 +118,36 @@ def sends_of(settings: Settings) -> Path:
     return settings.backup.sends_dir or settings.data.dir / "sends"
 
 
-def sources(settings: Settings, ledger: object, *, clock: Clock) -> list[Source]:
-    """What is backed up, the ledger first.
+def sources(settings: Settings, ledger: Any, *, clock: Clock, rng: Random) -> list[Source]:
+    """What is backed up, the ledger first; a backup goes on without the others where they are away.
 
     Args:
         ledger: the store itself, which records its changes.
     """
-    if not isinstance(ledger, SqliteLedger):
-        raise ConfigurationError(
-            "[backup] is set, and the ledger is not the embedded one",
-            hint="back MongoDB up with its own tools, and leave [backup] url empty",
+    configuration = Configuration(settings, clock=clock)
+    if isinstance(ledger, SqliteLedger):
+        control = SqliteFile(
+            "control",
+            settings.data.dir / "control.db",
+            guarantee="flags, settings, templates and incidents as they were at the full backup",
+            clock=clock,
         )
-    control = SqliteFile(
-        "control",
-        settings.data.dir / "control.db",
-        guarantee="flags, settings, templates and incidents as they were at the full backup",
-        clock=clock,
-    )
-    return [SqliteSource(ledger.database, clock=clock), control, Configuration(settings, clock=clock)]
+        return [SqliteSource(ledger.database, clock=clock), control, configuration]
+    return [ledger.source, *_of_servers(settings, clock, rng), configuration]
 
 
-def places(folder: Path, *, replace: bool = False) -> list[SqlitePlace]:
-    """Where those are restored into, in a data directory."""
-    return [
-        SqlitePlace("ledger", folder / "bellbuoy.db", replace=replace),
-        SqlitePlace("control", folder / "control.db", replace=replace),
-    ]
+def _of_servers(settings: Settings, clock: Clock, rng: Random) -> list[Source]:
+    """The broker and Redis, where they are configured, each over a connection of its own."""
+    found: list[Source] = []
+    if settings.queue.broker is not None:
+        from bellbuoy.adapters.rabbitmq import RabbitSource
 
+        found.append(RabbitSource(settings.queue.broker, clock=clock, rng=rng))
+    if settings.cache.server is not None:
+        from bellbuoy.adapters.redis import RedisSource
 
-def place_of(among: Sequence[Place], name: str) -> SqlitePlace:
-    """The place of that source, which is a SQLite file."""
-    return next(place for place in among if isinstance(place, SqlitePlace) and place.name == name)
-
-
-def restored_ledger(place: SqlitePlace, *, clock: Clock) -> SqliteLedger:
-    """The ledger in a place that it was restored into, before it is handed over."""
-    return SqliteLedger(place.path, clock=clock)
-
-
-def restored_control(place: SqlitePlace, *, clock: Clock) -> SqliteControlStore:
-    """The same for what the machine remembers."""
-    return SqliteControlStore(place.path, clock=clock)
+        found.append(RedisSource(cache_link(settings, clock, rng), clock=clock))
+    return found
 
 
 @dataclass
@@ -229,6 +231,9 @@ class Configuration:
     async def renew(self) -> None:
         """It has no timeline."""
 
+    async def aclose(self) -> None:
+        """It holds nothing open."""
+
 
 class ConfigurationPlace:
     """Where the settings are put for a person to look at. Implements `bellbuoy.ports.archive.Place`."""
@@ -253,8 +258,3 @@ class ConfigurationPlace:
         """See `Place.finish`."""
         self._path.write_text(self._text)
         self._path.chmod(0o600)
-
-
-def places_for_use(folder: Path, *, replace: bool) -> list[Place]:
-    """All places of a data directory that is to be served from."""
-    return [*places(folder, replace=replace), ConfigurationPlace(folder)]

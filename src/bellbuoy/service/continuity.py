@@ -32,6 +32,7 @@ from bellbuoy.ports.sends import Sends
 from bellbuoy.ports.shared import Locks
 from bellbuoy.service import archive
 from bellbuoy.service.archive import OpenSends
+from bellbuoy.service.destination import Destination, rehearsal
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import Stores
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -63,6 +64,7 @@ class Keeper:
     Args:
         backup: takes them.
         live: the ledger, to compare with; None for none.
+        rehearse: a place to restore into for a proof, given a folder for files.
         locks: leave for one at a time.
         control: remembers which backup was proven last.
         keep: for how long they are kept.
@@ -76,6 +78,7 @@ class Keeper:
         backup: Backup,
         *,
         live: Ledger | None,
+        rehearse: Callable[[Path], Destination],
         locks: Locks,
         control: ControlStore,
         keep: Keep,
@@ -88,6 +91,7 @@ class Keeper:
         self.backup = backup
         self.vault: Vault = backup.vault
         self._live = live
+        self._rehearse = rehearse
         self._locks = locks
         self._control = control
         self._keep = keep
@@ -147,7 +151,7 @@ class Keeper:
         """
         restore = Restore(self.vault, scratch=self._scratch / "download", clock=self._clock)
         plan = await restore.plan(at)
-        async with _rehearsed(restore, plan, self._scratch / "rehearsal", progress, self._clock) as ledger:
+        async with self._rehearsed(restore, plan, progress) as ledger:
             checked = await check_ledger(ledger, self._live, reached=plan.reached, rng=self._rng)
         found = Verified(sum(len(way.copy.files) for way in plan.ways), {}, checked)
         if found.sound:
@@ -174,29 +178,32 @@ class Keeper:
         kept = await self._control.read("backup", _VERIFIED)
         return _decode(kept.data) if kept else None
 
+    async def aclose(self) -> None:
+        """Let go of the sources' connections."""
+        for source in self.backup.sources:
+            await source.aclose()
+
+    @asynccontextmanager
+    async def _rehearsed(self, restore: Restore, plan: Plan, progress: Progress) -> AsyncIterator[Ledger]:
+        """The ledger as a plan restores it, for as long as it is looked at."""
+        scratch = self._scratch / "rehearsal"
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        place = self._rehearse(folder)
+        try:
+            await restore.run(plan, [one for one in place.places if one.name == "ledger"], progress)
+            async with place.opened() as (ledger, _):
+                yield ledger
+        finally:
+            with contextlib.suppress(StoreError):  # What it leaves has a name of its own, and harms nobody.
+                await place.discard()
+            await place.aclose()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
     async def _remember(self, backup: str) -> None:
         kept = await self._control.read("backup", _VERIFIED)
         data = _encode(LastVerified(backup, self._clock.time()))
         await self._control.write("backup", _VERIFIED, data, version=kept.version if kept else 0)
-
-
-@asynccontextmanager
-async def _rehearsed(
-    restore: Restore, plan: Plan, scratch: Path, progress: Progress, clock: Clock
-) -> AsyncIterator[Ledger]:
-    """The ledger as a plan restores it, for as long as it is looked at."""
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    try:
-        places = archive.places(folder)
-        await restore.run(plan, places, progress)
-        ledger = archive.restored_ledger(places[0], clock=clock)
-        try:
-            yield ledger
-        finally:
-            await ledger.aclose()
-    finally:
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
 class Continuity:
@@ -263,7 +270,8 @@ class Continuity:
             self._telemetry.event("backup_failed", what="state", code=code_of(error), why=repr(error))
 
     async def aclose(self) -> None:
-        """Ship what was sent last, as far as a target is there, and close the send journal."""
+        """Ship what was sent last, as far as a target is there, and close the send journal and the sources."""
+        await self.keeper.aclose()
         if self.sends is not None:
             try:
                 async with asyncio.timeout(5.0):
@@ -342,7 +350,6 @@ def build_keeper(
     settings: Settings,
     store: Ledger,
     control: ControlStore,
-    locks: Locks | None = None,
     *,
     clock: Clock,
     rng: Random,
@@ -352,8 +359,7 @@ def build_keeper(
 
     Args:
         store: the ledger itself.
-        control: of all who share it.
-        locks: of all who share it; None for those that are in `control`.
+        control: of all who share it, with the lock.
 
     Raises:
         ConfigurationError: `[backup]` is off or not usable.
@@ -361,7 +367,7 @@ def build_keeper(
     vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
     scratch = archive.scratch_of(settings)
     backup = Backup(
-        archive.sources(settings, store, clock=clock),
+        archive.sources(settings, store, clock=clock, rng=rng),
         vault,
         scratch=scratch / "copy",
         clock=clock,
@@ -371,7 +377,8 @@ def build_keeper(
     return Keeper(
         backup,
         live=store,
-        locks=locks or archive.locks_of(control, clock=clock),
+        rehearse=lambda folder: rehearsal(settings, folder, clock=clock),
+        locks=archive.locks_of(control, clock=clock),
         control=control,
         keep=Keep(settings.backup.full_days, settings.backup.incremental_days),
         scratch=scratch,
@@ -399,9 +406,7 @@ def build_continuity(
     """
     if not settings.backup.on:
         return None
-    keeper = build_keeper(
-        settings, stores.store, stores.control, stores.leading, clock=clock, rng=rng, telemetry=telemetry
-    )
+    keeper = build_keeper(settings, stores.store, stores.control, clock=clock, rng=rng, telemetry=telemetry)
     sends = archive.open_sends(archive.sends_of(settings), telemetry=telemetry) if working else None
     return Continuity(
         owner,

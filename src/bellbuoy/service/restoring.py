@@ -7,6 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from msgspec import Struct
@@ -17,9 +18,12 @@ from bellbuoy.continuity.reconcile import Reconcile, Reconciled
 from bellbuoy.continuity.restore import Restore, Restored
 from bellbuoy.continuity.verify import check_ledger
 from bellbuoy.errors import Damaged
-from bellbuoy.ports.archive import Checked, Place
+from bellbuoy.ports.archive import Checked
+from bellbuoy.ports.control import ControlStore
+from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service import archive
+from bellbuoy.service.destination import Destination, Directory, SharedDatabase
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -30,7 +34,7 @@ class Report(Struct, frozen=True):
     """What was restored.
 
     Args:
-        directory: the data directory.
+        where: the data directory, or the database.
         timeline: the new one.
         restored: how far it got.
         reconciled: what was taken in from the send journal.
@@ -39,7 +43,7 @@ class Report(Struct, frozen=True):
         rto_s: seconds that all of it took.
     """
 
-    directory: str
+    where: str
     timeline: str
     restored: Restored
     reconciled: Reconciled
@@ -61,6 +65,7 @@ async def restore_into(
     settings: Settings,
     to: Path,
     *,
+    database: str | None = None,
     at: float | None,
     backup: str | None,
     force: bool,
@@ -72,7 +77,8 @@ async def restore_into(
 
     Args:
         settings: say where the backups and the send journal are.
-        to: the directory; made when it is not there.
+        to: the directory; made when it is not there. With a shared ledger it gets the settings, and no more.
+        database: the name of the one to restore into where the ledger is shared; None for the one configured.
         at: the epoch second, None for the newest.
         backup: the id of a full backup to restore as it is, None for any.
         force: replace a ledger that is there.
@@ -84,48 +90,61 @@ async def restore_into(
         Unavailable, Full: a target or the directory's disk failed; the directory is as it was.
     """
     began_at, began = clock.time(), clock.monotonic()
-    hold = archive.hold_directory(to, force=force)
+    hold = _held(settings, to, force=force)
+    destination = _destination(settings, to, database, force=force, clock=clock)
     try:
         restore = Restore(
             archive.open_vault(settings, clock=clock, telemetry=telemetry), scratch=to / "scratch", clock=clock
         )
         plan = await restore.plan(at, backup=backup)
-        places = archive.places_for_use(to, replace=force)
-        restored = await restore.run(plan, places, progress)
+        restored = await restore.run(plan, destination.places, progress)
         sent = _sent(restore, archive.sends_of(settings), plan.reached, telemetry)
-        reconciled, checked = await _reconciled(settings, places, sent, plan.reached, clock)
         timeline = uuid.uuid4().hex
-        await _sign(places, Began(timeline, plan.full.id, plan.reached, began_at), clock)
+        async with destination.opened() as (ledger, control):
+            await destination.take_in(ledger)
+            reconciled, checked = await _reconciled(settings, ledger, sent, plan.reached, clock)
+            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at))
         # The ledger last: a directory without one is as good as empty.
-        for place in sorted(places, key=lambda one: one.name == "ledger"):
+        for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
             await place.finish(timeline)
     finally:
+        await destination.aclose()
         with contextlib.suppress(OSError):
             await asyncio.to_thread((to / "scratch").rmdir)
-        hold.close()
+        if hold is not None:
+            hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
-    return Report(str(to), timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+
+
+def _held(settings: Settings, to: Path, *, force: bool) -> IO[str] | None:
+    if settings.ledger.embedded:
+        return archive.hold_directory(to, force=force)
+    to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return None
+
+
+def _destination(settings: Settings, to: Path, database: str | None, *, force: bool, clock: Clock) -> Destination:
+    if settings.ledger.embedded:
+        return Directory(to, clock=clock, replace=force)
+    return SharedDatabase(settings, database, to, clock=clock, replace=force)
 
 
 async def _reconciled(
     settings: Settings,
-    places: Sequence[Place],
+    ledger: Ledger,
     sent: AsyncIterator[Sequence[Sent]],
     reached: float,
     clock: Clock,
 ) -> tuple[Reconciled, Checked]:
-    ledger = archive.restored_ledger(archive.place_of(places, "ledger"), clock=clock)
-    try:
-        reconcile = Reconcile(
-            ledger,
-            rate_per_s=settings.delivery.release_per_s,
-            ramp_s=settings.delivery.release_ramp_s,
-            clock=clock,
-        )
-        reconciled = await reconcile.run(sent)
-        checked = await check_ledger(ledger, None, reached=reached)
-    finally:
-        await ledger.aclose()
+    reconcile = Reconcile(
+        ledger,
+        rate_per_s=settings.delivery.release_per_s,
+        ramp_s=settings.delivery.release_ramp_s,
+        clock=clock,
+    )
+    reconciled = await reconcile.run(sent)
+    checked = await check_ledger(ledger, None, reached=reached)
     if not checked.sound:
         raise Damaged(
             f"the books of what was restored do not balance: {checked.books.difference} are missing",
@@ -150,11 +169,7 @@ async def _sent(
         there.close()
 
 
-async def _sign(places: Sequence[Place], began: Began, clock: Clock) -> None:
+async def _sign(control: ControlStore, began: Began) -> None:
     """Write down in what the machine remembers that a new timeline begins here."""
-    control = archive.restored_control(archive.place_of(places, "control"), clock=clock)
-    try:
-        kept = await control.read("backup", _TIMELINE)
-        await control.write("backup", _TIMELINE, msgspec.json.encode(began), version=kept.version if kept else 0)
-    finally:
-        await control.aclose()
+    kept = await control.read("backup", _TIMELINE)
+    await control.write("backup", _TIMELINE, msgspec.json.encode(began), version=kept.version if kept else 0)

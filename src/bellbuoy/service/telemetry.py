@@ -121,6 +121,7 @@ EVENTS: dict[str, str] = {
     "dead_letters_discarded": "info",
     "tombstones_restored": "info",
     "deliveries_reconsidered": "warning",
+    "backup_source_left_out": "warning",
     "backup_taken": "info",
     "backup_failed": "error",
     "backup_gap": "error",

@@ -64,6 +64,9 @@ class SqliteFile:
     async def renew(self) -> None:
         """It has no timeline."""
 
+    async def aclose(self) -> None:
+        """It holds nothing open."""
+
 
 class SqliteSource(SqliteFile):
     """The embedded ledger as a source: a copy of its file, and every transaction after it.

@@ -71,7 +71,13 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
 
 @backup_app.command("restore")
 def backup_restore(
-    to: Annotated[Path, typer.Option("--to", help="The data directory to restore; empty, or not there yet.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The data directory to restore; empty, or not there yet.")
+    ] = None,
+    to_database: Annotated[
+        str | None,
+        typer.Option("--to-database", help="With MongoDB: the database to restore into, on its server."),
+    ] = None,
     at: Annotated[
         str | None, typer.Option("--at", help="The second, as 2026-12-01T08:00:05Z; without it the newest.")
     ] = None,
@@ -87,13 +93,17 @@ def backup_restore(
     from bellbuoy.service.restoring import restore_into
 
     settings = settings_of(config, data_dir)
+    if settings.ledger.embedded and (to is None or to_database is not None):
+        raise ConfigurationError("the embedded ledger is restored into a directory", hint="give --to DIRECTORY")
+    folder = to or settings.data.dir / "restored"
     second = None if at is None else _epoch(at)
 
     async def restore() -> Any:
         with _progress(as_json) as progress:
             return await restore_into(
                 settings,
-                to,
+                folder,
+                database=to_database,
                 at=second,
                 backup=backup,
                 force=force,
@@ -109,7 +119,7 @@ def backup_restore(
     done, taken_in = report.restored, report.reconciled
     output.facts(
         {
-            "directory": report.directory,
+            "restored": report.where,
             "from": done.backup,
             "asked for": _utc(done.asked),
             "reached": _utc(done.reached),
@@ -123,7 +133,10 @@ def backup_restore(
             "RTO": f"{report.rto_s:.1f} s",
         }
     )
-    output.out.print(f"serve it with: bellbuoy serve --data-dir {report.directory}")
+    if settings.ledger.embedded:
+        output.out.print(f"serve it with: bellbuoy serve --data-dir {report.where}")
+    else:
+        output.out.print("serve it with that database in [ledger] url, and with an empty broker and an empty Redis")
 
 
 @backup_app.command("verify")
@@ -232,7 +245,11 @@ async def _keeper(config: Path | None, data_dir: Path | None) -> AsyncIterator[A
     settings = settings_of(config, data_dir)
     clock, telemetry = SystemClock(), _telemetry()
     async with archive.opened(settings, clock=clock) as (ledger, control):
-        yield build_keeper(settings, ledger, control, clock=clock, rng=Random(), telemetry=telemetry)
+        keeper = build_keeper(settings, ledger, control, clock=clock, rng=Random(), telemetry=telemetry)
+        try:
+            yield keeper
+        finally:
+            await keeper.aclose()
 
 
 async def _in_turn(keeper: Any, work: Callable[[], Awaitable[T]]) -> T:
