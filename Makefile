@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 TESTS ?=
 JOBS ?= 2
 
-.PHONY: help serve test lint bench bench-cluster bench-resilience conformance mutation lock clean docs
+.PHONY: help serve test lint bench bench-backup bench-cluster bench-resilience conformance mutation lock clean docs
 
 help:
 	@echo "make serve   run the product with the sandbox on http://127.0.0.1:8470"
 	@echo "make test    run every test (TESTS=path selects, JOBS=n sets the processes)"
 	@echo "make lint    ruff, mypy --strict, the import rules"
 	@echo "make bench   time it against its peers (takes some minutes)"
+	@echo "make bench-backup    time it with and without backups"
 	@echo "make bench-cluster   time the cluster against the embedded default and Celery (ARGS=--faults freezes its stores)"
 	@echo "make bench-resilience   time the resilience kit against its peers (ARGS=--check holds it to its limits)"
 	@echo "make conformance        run the kit's probes over its peers and write docs/resilience/conformance.md"
@@ -52,6 +53,9 @@ lint: $(VENV)/.dev
 
 bench: .venv-bench/.done
 	.venv-bench/bin/python bench/embedded.py $(ARGS)
+
+bench-backup: .venv-bench/.done
+	.venv-bench/bin/python bench/backup.py $(ARGS)
 
 bench-cluster: .venv-bench/.done
 	.venv-bench/bin/python bench/cluster.py $(ARGS)

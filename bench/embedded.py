@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -71,10 +72,10 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def ours(folder: Path, count: int) -> Run:
-    """One run of Bellbuoy."""
+def ours(folder: Path, count: int, more: Mapping[str, str] | None = None) -> Run:
+    """One run of Bellbuoy, with more of its settings in the environment."""
     provider_port, port = free_port(), free_port()
-    env = provider.prepare(folder, provider_port) | settings(folder / "data", port)
+    env = provider.prepare(folder, provider_port) | settings(folder / "data", port) | dict(more or {})
     log = folder / "log"
     with ExitStack() as stack:
         nghttpd = stack.enter_context(running(provider.command(folder, provider_port), log=log))

@@ -12,15 +12,17 @@ from tests.support.disk import disk
 from tests.support.mongodb import mongodb_base, mongodb_url
 from tests.support.rabbitmq import amqp_url, rabbitmq
 from tests.support.redis import redis_server
+from tests.support.s3 import regions
 
 # How long an example takes is the machine's business; a test that hangs meets its own limit.
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
-__all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server"]
+__all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
 ALONE = {
-    f"tests/fault/test_{name}.py" for name in ("breach", "cluster", "rabbitmq_nodes", "redis", "store_modes", "memory")
+    f"tests/fault/test_{name}.py"
+    for name in ("backup", "breach", "cluster", "memory", "mongodb_backup", "rabbitmq_nodes", "redis", "store_modes")
 }
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 

@@ -219,6 +219,18 @@ class NotFound(StoreError):
     code = "not_found"
 
 
+class Damaged(StoreError):
+    """What is kept is not what was written: it was changed, cut short, or belongs elsewhere. The message names it."""
+
+    code = "damaged"
+
+
+class Gap(StoreError):
+    """Changes between two that are there are missing, so what comes after them cannot be applied."""
+
+    code = "gap"
+
+
 class Invalid(BellbuoyError):
     """A request that cannot be honoured as written.
 

@@ -85,7 +85,7 @@ def test_twenty_kills_lose_nothing_and_send_nothing_delivered_twice(tmp_path: Pa
                 server.start()
         wait_for(lambda: server.books()["pending"] == 0, within_s=60, why="everything is settled")
         books = server.books()
-        notifications = _all(server)
+        notifications = all_of(server)
         seen = {name: outside.received_all(name) for name in ("fcm", "apns", "smtp", "sms")}
         report = check(load.history, notifications, seen, recorded)
         print(json.dumps(report.summary()))
@@ -103,7 +103,7 @@ def test_twenty_kills_lose_nothing_and_send_nothing_delivered_twice(tmp_path: Pa
                 process.kill()
 
 
-def _all(server: Server) -> list[dict[str, Any]]:
+def all_of(server: Server) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor = ""
     while True:

@@ -32,6 +32,7 @@ from bellbuoy.model.delivery import Delivery, Receipt, Record
 from bellbuoy.model.routes import CALM, Circumstances
 from bellbuoy.ports.ledger import Claim, Ledger
 from bellbuoy.ports.operations import Telemetry
+from bellbuoy.ports.sends import Sends
 
 _URGENCY = {"high": 0, "normal": 1, "low": 2}
 
@@ -72,6 +73,7 @@ class Worker:
         clock, rng: time and chance.
         telemetry: is told what happens.
         circumstances: how the service works at the moment.
+        sends: where attempts are written down outside the ledger as well; None where they are not.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Worker:
         rng: Random,
         telemetry: Telemetry,
         circumstances: Callable[[], Circumstances] = lambda: CALM,
+        sends: Sends | None = None,
     ) -> None:
         self.owner = owner
         self._ledger = ledger
@@ -96,6 +99,7 @@ class Worker:
         self._rng = rng
         self._telemetry = telemetry
         self._circumstances = circumstances
+        self._sends = sends
         self._running: set[asyncio.Task[bool]] = set()
         self._tended: set[asyncio.Task[None]] = set()
         self._orphans: dict[str, int] = {}  # Claims that failed in our hands, by notification, with their fence.
@@ -329,6 +333,8 @@ class Worker:
             transitions.unstart(delivery, now)
             transitions.cancel_open(record, now)
             return False
+        if self._sends is not None:
+            await self._sends.note(record, delivery, now=now)
         began = self._clock.monotonic()
         try:
             receipt = await lane.send(message_for(record, delivery, now))
@@ -339,6 +345,8 @@ class Worker:
             self._failed(lane, record, delivery, error, (self._clock.monotonic() - began) * 1000, probing)
         else:
             self._delivered(lane, record, delivery, receipt, (self._clock.monotonic() - began) * 1000)
+        if self._sends is not None:
+            await self._sends.note(record, delivery, now=self._clock.time())
         if any(d.status == "sending" for d in record.deliveries):
             await self._save(record, fence, release=False)  # The others may take long; this outcome must not wait.
         return True

@@ -12,7 +12,9 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-Kind = Literal["incident", "saga", "alert", "flag", "setting", "template", "change", "lease", "audit", "breach"]
+Kind = Literal[
+    "incident", "saga", "alert", "flag", "setting", "template", "change", "lease", "audit", "breach", "backup"
+]
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 """The largest document."""

@@ -61,7 +61,7 @@ PLAN_OF: Mapping[str, str] = {
 }
 """The plan for each issue that has one; of the others a person is told at once where `ESCALATED_AT_ONCE` names them."""
 
-ESCALATED_AT_ONCE = frozenset({"disk_full", "credential_rejected", "rollout_undone", "rollout_unclear"})
+ESCALATED_AT_ONCE = frozenset({"disk_full", "credential_rejected", "rollout_undone", "rollout_unclear", "backup_stale"})
 """Issues that no plan can mend and somebody must."""
 
 OTHERS = frozenset({"bad_change", "change_inconclusive", "rollback_failed"})

@@ -25,6 +25,7 @@ from bellbuoy.health.meters import Meters
 from bellbuoy.intake.accept import Intake, IntakeSettings
 from bellbuoy.intake.cancel import Cancellation
 from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.sends import Sends
 from bellbuoy.recovery.escalate import Escalation
 from bellbuoy.recovery.execute import StoredSagaLog
 from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, measured
@@ -34,6 +35,7 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.audit import build_audit
 from bellbuoy.service.breakers import breaker_settings, share_breaker
 from bellbuoy.service.cache import Cache
+from bellbuoy.service.continuity import Continuity, build_continuity
 from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.lanes import make_lane, pace_of, providers
@@ -75,6 +77,7 @@ class Parts:
     escalation: Escalation
     loops: dict[str, Loop]
     cluster: KubernetesApi | None = None
+    continuity: Continuity | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -90,6 +93,8 @@ class Parts:
         """Close providers, then the homes, then let go of the data directory."""
         for lane in self.lanes.values():
             await lane.provider.aclose()
+        if self.continuity is not None:
+            await self.continuity.aclose()
         await self.escalation.aclose()
         await self.context.audit.aclose()
         if self.cluster is not None:
@@ -144,9 +149,12 @@ def build(
             )
             for name, lane in lanes.items()
         }
+    continuity = build_continuity(owner, settings, stores, working=working, clock=clock, rng=rng, telemetry=telemetry)
+    loops |= {"backup": continuity} if continuity is not None else {}
     worker = None
     if working:
-        worker, more = _working(owner, settings, stores, lanes, vitals, live, telemetry, clock, rng)
+        sends = continuity.journal if continuity is not None else None
+        worker, more = _working(owner, settings, stores, lanes, vitals, live, sends, telemetry, clock, rng)
         loops |= more
     nudge = worker.nudge if worker is not None else _nobody
     stores.homes.nudge = nudge
@@ -219,7 +227,7 @@ def build(
         audit,
         isolation,
     )
-    return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster)
+    return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster, continuity)
 
 
 def _working(
@@ -229,13 +237,14 @@ def _working(
     lanes: Mapping[str, Lane],
     vitals: Vitals,
     live: LiveSettings,
+    sends: Sends | None,
     telemetry: ServiceTelemetry,
     clock: Clock,
     rng: Random,
 ) -> tuple[Worker, dict[str, Loop]]:
     """The worker, and what runs beside it."""
     of_worker = _worker_settings(settings)
-    worker = _worker(owner, settings, of_worker, stores.ledger, lanes, vitals, telemetry, clock, rng)
+    worker = _worker(owner, settings, of_worker, stores.ledger, lanes, vitals, sends, telemetry, clock, rng)
     release = Release(
         ledger=stores.ledger,
         lanes=lanes,
@@ -374,6 +383,7 @@ def _worker(
     ledger: Ledger,
     lanes: Mapping[str, Lane],
     vitals: Vitals,
+    sends: Sends | None,
     telemetry: ServiceTelemetry,
     clock: Clock,
     rng: Random,
@@ -388,6 +398,7 @@ def _worker(
         rng=rng,
         telemetry=telemetry,
         circumstances=lambda: vitals.controls.circumstances,
+        sends=sends,
     )
 
 

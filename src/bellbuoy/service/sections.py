@@ -342,6 +342,66 @@ class Audit(Section):
     keep_days: Annotated[int, Field(ge=0, le=36_500)] = 400
 
 
+Days = Annotated[float, Field(gt=0, le=36_500)]
+
+
+class Backup(Section):
+    # An empty URL is none, so that the environment can take one back.
+    url: str | None = None
+    second_url: str | None = None
+    endpoint: str | None = None
+    second_endpoint: str | None = None
+    key_file: Path | None = None
+    # None: on for every target that is not a folder of this machine.
+    encrypt: bool | None = None
+    ship_s: Annotated[float, Field(ge=1, le=3_600)] = 10.0
+    full_schedule: str = "0 2 * * *"
+    incremental_schedule: str = "0 */4 * * *"
+    full_days: Days = 30.0
+    incremental_days: Days = 7.0
+    verify: bool = True
+    stale_s: Annotated[float, Field(ge=60, le=86_400 * 365)] = 36 * 3_600.0
+    sends_dir: Path | None = None
+    scratch_dir: Path | None = None
+
+    @field_validator("url", "second_url")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("file", "s3", "gs", "az") or parts.username or parts.password:
+            raise ValueError(
+                "file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX, "
+                "with the credentials in the environment"
+            )
+        return value
+
+    @field_validator("endpoint", "second_endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return outward_url(value) if value else None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Backup:
+        if self.second_url and not self.url:
+            raise ValueError("second_url needs a url")
+        if self.second_url and (self.second_url, self.second_endpoint) == (self.url, self.endpoint):
+            raise ValueError("second_url must be another place than url")
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether backups are taken."""
+        return self.url is not None
+
+    @property
+    def targets(self) -> dict[str, tuple[str, str | None]]:
+        """URL and endpoint of each target by what it is called."""
+        found = {"first": (self.url, self.endpoint), "second": (self.second_url, self.second_endpoint)}
+        return {name: (url, endpoint) for name, (url, endpoint) in found.items() if url}
+
+
 class Sandbox(Section):
     enabled: bool = False
     host: str = "127.0.0.1"

@@ -20,6 +20,7 @@ from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.sections import (
     Alerts,
     Audit,
+    Backup,
     Breakers,
     Cache,
     Data,
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     kubernetes: Kubernetes = Kubernetes()
     rollback: Rollback = Rollback()
     audit: Audit = Audit()
+    backup: Backup = Backup()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()
 

@@ -126,7 +126,7 @@ def open_stores(
     breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)
     local = control = SqliteControlStore(settings.data.dir / "control.db", clock=clock)
     if embedded:
-        store: Any = SqliteLedger(settings.database_path, clock=clock)
+        store: Any = SqliteLedger(settings.database_path, clock=clock, capture=settings.backup.on)
     else:
         store = shared_ledger(settings, clock)
         control = store.control

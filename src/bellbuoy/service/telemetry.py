@@ -126,6 +126,16 @@ EVENTS: dict[str, str] = {
     "dead_letters_discarded": "info",
     "tombstones_restored": "info",
     "deliveries_reconsidered": "warning",
+    "backup_source_left_out": "warning",
+    "backup_taken": "info",
+    "backup_failed": "error",
+    "backup_gap": "error",
+    "backup_target_away": "error",
+    "backup_target_healed": "info",
+    "backup_verified": "info",
+    "backup_not_sound": "error",
+    "backup_pruned": "info",
+    "sends_not_noted": "error",
 }
 """Every event that may be logged, and its level; `docs/operations.md` explains each."""
 
@@ -228,6 +238,12 @@ class ServiceTelemetry:
         )
         self.audit_waiting = self._gauge(
             "bellbuoy_audit_waiting", "Entries of the audit log that wait for the disk.", of_all="livesum"
+        )
+        self.backup_verified = self._gauge(
+            "bellbuoy_backup_last_verified_seconds", "Age of the last backup that was restored and found sound."
+        )
+        self.backup_lag = self._gauge(
+            "bellbuoy_backup_lag_seconds", "What a target lacks, in seconds of changes.", ["target"]
         )
         # Counting in a dictionary costs a tenth of a counter's lock; they are added up when somebody looks.
         self._counts: dict[tuple[Any, ...], int] = {}

@@ -60,8 +60,12 @@ class SegmentLog:
         """Entries that are not taken off."""
         return sum(end - max(first, self._taken + 1) for first, end in self._ends.items() if end > self._taken + 1)
 
-    def append(self, entries: Sequence[bytes]) -> int:
+    def append(self, entries: Sequence[bytes], *, sync: bool = True) -> int:
         """Write entries and wait until the disk has them.
+
+        Args:
+            entries: what they hold.
+            sync: False does not wait; the end of this process loses none, a power cut may.
 
         Returns:
             The number of the first.
@@ -79,7 +83,8 @@ class SegmentLog:
             written = 0
             while written < len(data):
                 written += os.write(self._file, data[written:])
-            os.fdatasync(self._file)
+            if sync:
+                os.fdatasync(self._file)
         except OSError:
             self._abandon()
             raise

@@ -208,6 +208,19 @@ class Database:
 
         return await self.run(whole, within_s=SCAN_S)
 
+    def session(self) -> Session:
+        """A session of one's own, to be closed."""
+        return self._client.start_session()
+
+    @property
+    def oplog(self) -> Collection:
+        """What the server replicates, which needs a right of its own to read."""
+        return self._client["local"]["oplog.rs"]
+
+    async def raw(self, work: Callable[[], Awaitable[T]], *, within_s: float) -> T:
+        """Make a call to a database that need not have our schema. Raises as `run`."""
+        return await self._bounded(work, within_s)
+
     async def examine(self, *, fix: bool) -> list[str] | None:
         """See `schema.examine`; raises as `run`."""
         return await self._bounded(lambda: schema.examine(self.database, fix=fix), schema.BUILD_S if fix else CALL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bellbuoy.adapters.mongodb.backup import MongoSource
 from bellbuoy.adapters.mongodb.books import Accounts
 from bellbuoy.adapters.mongodb.control import MongoControlStore
 from bellbuoy.adapters.mongodb.database import Database
@@ -18,7 +19,7 @@ class MongoLedger(Leases, DeadLetters, Accounts, Registry, Keys, Retention):
     A write returns when a majority of the replica set has it in its journal, so it survives the loss of a minority of
     the members and a power cut of all. Every call ends within `CALL_S` seconds, those that count or replay everything
     within `SCAN_S`. Nothing is connected before the first call. `control` keeps what operating the cluster has to
-    remember, in the same database.
+    remember, in the same database; `source` is what backups are taken of.
 
     Args:
         url: `mongodb://` or `mongodb+srv://`, with the database's name, `bellbuoy` where it has none.
@@ -34,6 +35,7 @@ class MongoLedger(Leases, DeadLetters, Accounts, Registry, Keys, Retention):
         for part in (Leases, Accounts, Registry, Keys, Retention):
             part.__init__(self, database)
         self._clock = clock
+        self.source = MongoSource(database, clock=clock)
         self.control = MongoControlStore(database, clock=clock)
 
     @property

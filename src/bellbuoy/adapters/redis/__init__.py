@@ -1,5 +1,6 @@
 """What processes tell each other, in Redis."""
 
+from bellbuoy.adapters.redis.backup import RedisPlace, RedisSource
 from bellbuoy.adapters.redis.circuits import RedisCircuits
 from bellbuoy.adapters.redis.flags import RedisAnnouncements, RedisFlags
 from bellbuoy.adapters.redis.idempotency import RedisIdempotency
@@ -15,6 +16,8 @@ __all__ = [
     "RedisFlags",
     "RedisIdempotency",
     "RedisLocks",
+    "RedisPlace",
     "RedisRateLimit",
     "RedisRecipients",
+    "RedisSource",
 ]

@@ -47,6 +47,19 @@ class Connection(Protocol):
 Bulk = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """Writes rows of one kind; returns for each its result, or the StoreError that refused it before it wrote."""
 
+
+class Recording(Protocol):
+    """A record of what one transaction changes."""
+
+    def write(self) -> None:
+        """Put the record into the transaction, if anything was changed."""
+        ...
+
+    def close(self) -> None:
+        """Watch no longer."""
+        ...
+
+
 PENDING_MAX = 50_000
 """Writes that may wait for the writer; the next is refused with `Full` rather than grow the queue."""
 
@@ -66,15 +79,25 @@ class Database:
     Args:
         path: the file; its folder exists.
         schema: statements that bring an empty or older file up to date, run once at opening in one transaction.
+        capture: begins a record of what a transaction changes; what it returns writes that record into the same
+            transaction, before the commit. None for no record.
         inline: run writes on the event loop instead of a thread, one turn after they were handed over. For
             deterministic simulation, where nothing may depend on a thread's timing.
 
     Concurrency: `write`, `bulk` and `read` belong to one event loop; a cancelled caller's write still happens.
     """
 
-    def __init__(self, path: Path, schema: Callable[[Connection], None], *, inline: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        schema: Callable[[Connection], None],
+        *,
+        capture: Callable[[Connection], Recording] | None = None,
+        inline: bool = False,
+    ) -> None:
         self.path = path
         self._inline = inline
+        self._capture = capture
         self._pending: deque[tuple[Bulk, Any, asyncio.Future[Any]]] = deque()
         self._wake = threading.Lock()  # Held; whoever has work for the writer releases it.
         self._wake.acquire()
@@ -266,15 +289,21 @@ class Database:
             self._renewing = False
             old.close()
         writer = self._writer
-        writer.execute("BEGIN IMMEDIATE")
+        recording = self._capture(writer) if self._capture is not None else None
         try:
+            writer.execute("BEGIN IMMEDIATE")
             for kind, (rows, futures) in kinds.items():
                 results += zip(futures, kind(writer, rows), strict=True)
+            if recording is not None:
+                recording.write()
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
+        finally:
+            if recording is not None:
+                recording.close()
         return results
 
 

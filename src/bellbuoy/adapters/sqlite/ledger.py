@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bellbuoy.adapters.sqlite.changes import Recorder, begin_timeline, end_timeline
 from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.dead_letters import DeadLetters
 from bellbuoy.adapters.sqlite.notifications import Notifications
@@ -21,7 +22,8 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
 
     Args:
         path: the SQLite file; its folder exists.
-        clock: for the probe.
+        clock: for the probe, and the times of changes.
+        capture: keep what each transaction changed, until it is in a backup; see `changes`.
         inline: no threads, for simulation; see `Database`.
 
     Raises:
@@ -30,8 +32,13 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
         Unavailable: the file is damaged.
     """
 
-    def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
-        database = Database(path, migrate, inline=inline)
+    def __init__(self, path: Path, *, clock: Clock, capture: bool = False, inline: bool = False) -> None:
+        def prepare(connection: Connection) -> None:
+            migrate(connection)
+            (begin_timeline if capture else end_timeline)(connection)
+
+        recorder = Recorder(clock) if capture else None
+        database = Database(path, prepare, capture=recorder, inline=inline)
         for part in (Notifications, DeadLetters, Registry, Keys, Retention):
             part.__init__(self, database)
         self._clock = clock
@@ -48,6 +55,11 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
 
         await self._db.write(put)
         await self._db.read(get)
+
+    @property
+    def database(self) -> Database:
+        """The file, for whoever backs it up."""
+        return self._db
 
     async def shrink(self) -> None:
         """Empty SQLite's page caches."""

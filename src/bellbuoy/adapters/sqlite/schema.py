@@ -65,6 +65,11 @@ MIGRATIONS: tuple[str, ...] = (
     ) WHERE notification_id IN (SELECT id FROM notifications);
     CREATE INDEX dead_letters_expiry ON dead_letters(tenant, expires_at);
     """,
+    # For backups: what each transaction changed, and which row of transactions that belongs to.
+    """
+    CREATE TABLE changes(number INTEGER PRIMARY KEY, at REAL NOT NULL, data BLOB NOT NULL);
+    CREATE TABLE timeline(one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
+    """,
 )
 
 
@@ -84,4 +89,6 @@ def migrate(connection: Connection) -> None:
         return
     for step in MIGRATIONS[version:]:
         connection.execute(step).fetchall()
+    # Changes fit the tables that they were made to, so those after this step follow a full copy of their own.
+    connection.execute("DELETE FROM timeline")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")

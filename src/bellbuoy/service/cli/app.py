@@ -17,7 +17,7 @@ import typer
 
 from bellbuoy import __version__
 from bellbuoy.errors import BellbuoyError, ConfigurationError
-from bellbuoy.service.cli import breach, letters, operate, output, show, steer
+from bellbuoy.service.cli import backup, breach, letters, operate, output, show, steer
 from bellbuoy.service.cli import load as loading
 from bellbuoy.service.cli.client import path_of
 from bellbuoy.service.cli.options import (
@@ -61,6 +61,7 @@ def _listing(
 
 
 app.add_typer(users_app, name="users")
+app.add_typer(backup.backup_app, name="backup")
 for name, (group, _) in LISTS.items():
     group.callback(invoke_without_command=True)(_listing)
     app.add_typer(group, name=name)

@@ -11,12 +11,14 @@ from random import SystemRandom
 from rich.markup import escape
 
 from bellbuoy.clock import SystemClock
+from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.ports.operations import Pager
 from bellbuoy.ports.provider import Provider
-from bellbuoy.service import alerts, assembly, lanes, stores
+from bellbuoy.service import alerts, archive, assembly, lanes, stores
 from bellbuoy.service.cli import output
 from bellbuoy.service.settings import Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
 
 PROBE_S_MAX = 15.0
 FREE_BYTES_MIN = 512 * 1024 * 1024
@@ -37,6 +39,8 @@ async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
         findings.append(await _kubernetes(settings))
     findings += await _providers(settings)
     findings += await _pagers(settings)
+    if settings.backup.on:
+        findings += await _backups(settings)
     worst = 1 if any(level == "error" for level, *_ in findings) else 0
     if as_json:
         keys = ("level", "subject", "finding", "cure")
@@ -204,6 +208,32 @@ async def _pagers(settings: Settings) -> list[Finding]:
             findings.append(("warning", name, "off: nobody is told this way", f"set {needed}, or leave it off"))
     for pager in found:
         await pager.aclose()
+    return findings
+
+
+async def _backups(settings: Settings) -> list[Finding]:
+    """What each target has, and whether it can be opened; nothing is written."""
+    clock = SystemClock()
+    try:
+        archive.schedules(settings)
+        vault = archive.open_vault(settings, clock=clock, telemetry=ServiceTelemetry(clock))
+    except ConfigurationError as error:
+        return [("error", "backups", str(error), error.hint or "see docs/backup.md")]
+    findings: list[Finding] = []
+    for name, target in vault.targets.items():
+        alone = Vault({name: target}, vault.sealer, clock=clock, telemetry=ServiceTelemetry(clock))
+        try:
+            async with asyncio.timeout(2 * PROBE_S_MAX):
+                listed = await alone.backups()
+        except TimeoutError:
+            findings.append(("error", f"backups, {name}", "no answer", "check its address and the network between"))
+        except BellbuoyError as error:
+            findings.append(("error", f"backups, {name}", str(error), error.hint or "check [backup] and credentials"))
+        else:
+            bad = next(iter(listed.damaged.values()), None)
+            found = f"{len(listed.backups)} backups" + (f"; {bad}" if bad else "")
+            cure = "bellbuoy backup verify names what is bad" if bad else ""
+            findings.append(("error" if bad else "ok", f"backups, {name}", found, cure))
     return findings
 
 

@@ -1,0 +1,161 @@
+"""Targets of backups: a folder, or a bucket of S3, Google Cloud Storage or Azure, by their URL.
+
+Credentials are the ones that each cloud's own tools take from the environment or the machine's role, so none is in a
+setting of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import LocalStore, from_url
+
+from bellbuoy.errors import ConfigurationError, Damaged, Full, NotFound, Unavailable
+from bellbuoy.ports.archive import LISTED_MAX, OBJECT_BYTES_MAX, Stored
+
+SCHEMES = ("file", "s3", "gs", "az", "memory")
+TIMEOUT_S = 60.0
+"""For one request; an object of the largest size needs a megabyte a second."""
+RETRY_S = 20.0
+"""For how long a request that a server refused is made again; then the target counts as away."""
+
+
+class Objects:
+    """Implements `bellbuoy.ports.archive.ObjectStore`.
+
+    Args:
+        url: `file:///FOLDER`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX`;
+            `memory:///` holds them in this process, for tests.
+        endpoint: of a server that speaks S3 and is not Amazon's; None for the cloud's own.
+
+    Raises:
+        ConfigurationError: the URL is not one of those, or the cloud's client does not take it.
+    """
+
+    def __init__(self, url: str, *, endpoint: str | None = None) -> None:
+        parts = urlsplit(url)
+        self.local = parts.scheme in ("file", "memory")
+        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        if parts.scheme not in SCHEMES or (self._folder is not None and not self._folder.is_absolute()):
+            raise ConfigurationError(
+                "a backup's target is not a URL that is known",
+                hint="file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX",
+            )
+        try:
+            self._store: Any = _folder(self._folder) if self._folder else _cloud(url, parts.scheme, endpoint)
+        except (exceptions.BaseError, ValueError) as error:
+            raise ConfigurationError(
+                f"the backup's target on {parts.scheme} cannot be used: {_short(error)}",
+                hint="check [backup] url and the cloud's variables in the environment",
+            ) from None
+        except OSError as error:
+            raise ConfigurationError(
+                f"the folder {self._folder} cannot be written: {error.strerror}",
+                hint="check [backup] url and its rights",
+            ) from None
+
+    async def put(self, name: str, data: bytes) -> None:
+        """See `ObjectStore.put`."""
+        if len(data) > OBJECT_BYTES_MAX:
+            raise ValueError(f"{name} has {len(data)} bytes, at most {OBJECT_BYTES_MAX} are kept in one object")
+        with _translated(name):
+            await obstore.put_async(self._store, name, data, use_multipart=False)
+            if self._folder is not None:
+                await asyncio.to_thread(_sync, self._folder, name)
+
+    async def get(self, name: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with _translated(name):
+            found = await obstore.get_async(self._store, name)
+            if found.meta["size"] > OBJECT_BYTES_MAX:
+                raise Damaged(f"{name} has {found.meta['size']} bytes, which is none of ours")
+            return bytes(await found.bytes_async())
+
+    async def list(self, prefix: str) -> Sequence[Stored]:
+        """See `ObjectStore.list`."""
+        found: list[Stored] = []
+        with _translated(prefix):
+            async for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1_000):
+                found += [Stored(o["path"], o["size"], o["last_modified"].timestamp()) for o in page]
+                if len(found) > LISTED_MAX:
+                    raise Full(f"there are more than {LISTED_MAX} objects under {prefix}", hint="bellbuoy backup prune")
+        return sorted(found, key=lambda one: one.name)
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """See `ObjectStore.delete`."""
+        for name in names:
+            with _translated(name):
+                try:
+                    await obstore.delete_async(self._store, name)
+                except (exceptions.NotFoundError, FileNotFoundError):
+                    continue
+
+    async def exists(self, name: str) -> bool:
+        """See `ObjectStore.exists`."""
+        with _translated(name):
+            try:
+                await obstore.head_async(self._store, name)
+            except (exceptions.NotFoundError, FileNotFoundError):
+                return False
+            return True
+
+
+def _folder(path: Path) -> Any:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return LocalStore(path)
+
+
+def _cloud(url: str, scheme: str, endpoint: str | None) -> Any:
+    given: dict[str, Any] = {}
+    if scheme != "memory":
+        given["client_options"] = {"timeout": timedelta(seconds=TIMEOUT_S), "connect_timeout": timedelta(seconds=5)}
+        given["retry_config"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=RETRY_S)}
+        if endpoint is not None:
+            given["endpoint"] = endpoint
+            given["client_options"]["allow_http"] = endpoint.startswith("http://")
+    return from_url(url, **given)
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """The client's errors in the words of the error tree."""
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError):
+        raise NotFound(f"the target has no {name}") from None
+    except (exceptions.UnauthenticatedError, exceptions.PermissionDeniedError, PermissionError):
+        raise Unavailable(
+            "the backup's target refuses our credentials", hint="check the cloud's variables, or the folder's rights"
+        ) from None
+    except (exceptions.BaseError, OSError) as error:
+        text = _short(error)
+        if "No space left" in text or "Disk quota" in text or "507" in text:
+            raise Full("the backup's target has no room", hint="make room there, or bellbuoy backup prune") from None
+        raise Unavailable(f"the backup's target did not answer: {text}", retry_after_s=10.0) from None
+
+
+def _short(error: Exception) -> str:
+    """The kind of an error; its whole text may hold addresses."""
+    text = str(error)
+    known = ("No space left on device", "Disk quota exceeded", "connection refused", "timed out", "NoSuchBucket")
+    return next((one for one in known if one.lower() in text.lower()), type(error).__name__)
+
+
+def _sync(root: Path, name: str) -> None:
+    """Make a file of a local target and its name durable, which its client leaves to the system."""
+    path = root / name
+    for one in (path, *(parent for parent in path.parents if parent.is_relative_to(root))):
+        handle = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,214 @@
+"""How a target is laid out, and the manifests that say what belongs to a backup.
+
+    fulls/ID/manifest                       written last, so that what is half uploaded is no backup
+    fulls/ID/SOURCE/FILE.000000             the files of a full copy, in parts
+    incrementals/ID/manifest
+    incrementals/ID/SOURCE/changes.000000   the changes since the last incremental
+    log/SOURCE/TIMELINE/AFTER-UPTO          changes that were shipped since then
+    log/SOURCE/TIMELINE/tip                 up to which change and which second that is all there is
+    sends/AT-OWNER-NUMBER                   what was sent
+
+An ID is the time at which the backup began and some chance, so names sort by time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from random import Random
+from typing import Literal
+
+import msgspec
+from msgspec import Struct, field
+
+from bellbuoy.errors import Damaged
+
+FORMAT = 1
+PART_BYTES = 8 * 1024 * 1024
+"""A file is kept in parts of this many bytes, so that neither side ever needs a whole one in memory."""
+
+Kind = Literal["full", "incremental"]
+FOLDERS: dict[Kind, str] = {"full": "fulls", "incremental": "incrementals"}
+LOG, SENDS = "log", "sends"
+_MANIFEST = "/manifest"
+
+
+class Part(Struct, frozen=True):
+    """An object of a backup as it is stored: its name, its size in bytes, and the SHA-256 of those bytes."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Covered(Struct, frozen=True):
+    """What a backup holds of one source.
+
+    Args:
+        source, guarantee: its name, and what a restore of it brings.
+        timeline: of its changes, empty where it has none.
+        after: of an incremental, the number of the change before its first; of a full copy 0.
+        upto: the number of the last change that is in it.
+        at: of a full copy, the epoch second whose state it is.
+        until: the epoch second up to which all changes are in it; `at` of a full copy.
+        files: the parts of each file of a full copy by its name; of an incremental, those of `changes`.
+    """
+
+    source: str
+    guarantee: str
+    timeline: str
+    after: int
+    upto: int
+    at: float
+    until: float
+    files: dict[str, list[Part]]
+
+
+class Manifest(Struct, frozen=True):
+    """A backup that is complete. `began_at` and `ended_at` are epoch seconds; `sends` are parts of the send journal."""
+
+    id: str
+    kind: Kind
+    began_at: float
+    ended_at: float
+    sources: list[Covered]
+    sends: list[Part] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def parts(self) -> list[Part]:
+        """All objects that it needs besides itself."""
+        return [part for one in self.sources for parts in one.files.values() for part in parts] + self.sends
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+        return sum(part.size for part in self.parts)
+
+    def of(self, source: str) -> Covered | None:
+        """What a full holds of a source, None when nothing. An incremental may hold several stretches of one."""
+        return next((one for one in self.sources if one.source == source), None)
+
+
+class Tip(Struct, frozen=True):
+    """Up to which change of a timeline, and up to which epoch second, everything has been shipped."""
+
+    timeline: str
+    upto: int
+    until: float
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Manifest).decode
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as it is sealed."""
+    return _encode(manifest)
+
+
+def decode(name: str, data: bytes) -> Manifest:
+    """The manifest of that name.
+
+    Raises:
+        Damaged: it is none, not that of its folder, or of a newer format.
+    """
+    try:
+        manifest = _decode(data)
+    except msgspec.DecodeError:
+        raise Damaged(f"{name} is no manifest") from None
+    if manifest.format > FORMAT:
+        raise Damaged(f"{name} has format {manifest.format}", hint="a newer Bellbuoy wrote it; use that one")
+    if manifest_name(manifest.kind, manifest.id) != name:
+        raise Damaged(f"{name} is the manifest of {manifest.id}")
+    return manifest
+
+
+def new_id(at: float, rng: Random) -> str:
+    """A name for a backup that begins at the epoch second `at`."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}-{rng.getrandbits(24):06x}"
+
+
+def began_at(backup_id: str) -> float | None:
+    """When the backup of that name began, in epoch seconds; None for any other text."""
+    try:
+        return datetime.strptime(backup_id.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None
+
+
+def manifest_name(kind: Kind, backup_id: str) -> str:
+    """Where the manifest of a backup is."""
+    return f"{FOLDERS[kind]}/{backup_id}{_MANIFEST}"
+
+
+def is_manifest(name: str) -> bool:
+    """Whether an object of that name is a manifest."""
+    return name.endswith(_MANIFEST)
+
+
+def part_name(kind: Kind, backup_id: str, source: str, file: str, number: int) -> str:
+    """Where a part of a file is."""
+    return f"{FOLDERS[kind]}/{backup_id}/{source}/{file}.{number:06}"
+
+
+def log_name(source: str, timeline: str, after: int, upto: int) -> str:
+    """Where changes are that were shipped."""
+    return f"{LOG}/{source}/{timeline}/{after:020}-{upto:020}"
+
+
+def tip_name(source: str, timeline: str) -> str:
+    """Where the tip of a timeline is."""
+    return f"{LOG}/{source}/{timeline}/tip"
+
+
+def is_tip(name: str) -> bool:
+    """Whether an object of that name is written over each time, where all others are written once."""
+    return name.startswith(f"{LOG}/") and name.endswith("/tip")
+
+
+class Shipped(Struct, frozen=True, order=True):
+    """What the name of a shipped object says of the changes in it."""
+
+    source: str
+    timeline: str
+    after: int
+    upto: int
+
+    @property
+    def name(self) -> str:
+        """Of the object."""
+        return log_name(self.source, self.timeline, self.after, self.upto)
+
+
+def shipped_of(names: Iterable[str]) -> list[Shipped]:
+    """Those of some objects that hold changes which were shipped, in order."""
+    found: list[Shipped] = []
+    for name in names:
+        parts = name.split("/")
+        if len(parts) == 4 and parts[0] == LOG:
+            after, _, upto = parts[3].partition("-")
+            if after.isdigit() and upto.isdigit():
+                found.append(Shipped(parts[1], parts[2], int(after), int(upto)))
+    return sorted(found)
+
+
+def sends_name(at: float, owner: str, number: int) -> str:
+    """Where a part of the send journal is that was written at the epoch second `at`."""
+    return f"{SENDS}/{int(at * 1000):015}-{owner}-{number:020}"
+
+
+def sends_at(name: str) -> float | None:
+    """The epoch second of an object of the send journal, None for any other."""
+    folder, _, rest = name.partition("/")
+    stamp = rest.partition("-")[0]
+    return int(stamp) / 1000 if folder == SENDS and stamp.isdigit() else None
+
+
+def digest(chunks: Iterable[bytes]) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    hashed = hashlib.sha256()
+    for chunk in chunks:
+        hashed.update(chunk)
+    return hashed.hexdigest()

@@ -1,0 +1,117 @@
+"""Whether a backup can be relied on: every object is what was written, and what is restored of it balances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from msgspec import Struct, field
+
+from bellbuoy.continuity.backup import decode_changes, decode_sends
+from bellbuoy.continuity.manifest import LOG, SENDS, Manifest, Part, is_manifest, is_tip, shipped_of
+from bellbuoy.continuity.vault import Vault, decode_tip
+from bellbuoy.errors import ConfigurationError, NotFound, StoreError, Unavailable
+from bellbuoy.model.delivery import Record
+from bellbuoy.ports.archive import Checked
+from bellbuoy.ports.ledger import Ledger
+
+SAMPLED_MAX = 200
+"""Notifications that are compared with what the live ledger says."""
+_PAGE, _PAGES = 200, 10
+
+
+class Verified(Struct, frozen=True):
+    """What was found.
+
+    Args:
+        objects: how many were read.
+        bad: what is wrong with each that cannot be relied on, by target and name.
+        checked: what the restored ledger holds, None when it was not restored.
+    """
+
+    objects: int
+    bad: dict[str, str] = field(default_factory=dict)
+    checked: Checked | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything can be relied on."""
+        return not self.bad and (self.checked is None or self.checked.sound)
+
+
+async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dict[str, str]) -> Verified:
+    """Read every object of these backups, of the shipped changes and of the send journal, in every target.
+
+    Args:
+        vault: the archive.
+        backups: whose objects to read.
+        damaged: manifests that cannot be read, with the reason.
+
+    Raises:
+        Unavailable: a target does not answer.
+    """
+    bad: dict[str, str] = dict(damaged)
+    count = 0
+    for target, store in vault.targets.items():
+        names = [one.name for one in await store.list("")]
+        parts: dict[str, Part | None] = {part.name: part for one in backups for part in one.parts}
+        loose: dict[str, Part | None] = {one: None for one in names if one.startswith((f"{LOG}/", f"{SENDS}/"))}
+        manifests: dict[str, Part | None] = {one: None for one in names if is_manifest(one)}
+        for name, part in (manifests | loose | parts).items():
+            count += 1
+            try:
+                _decoded(name, await vault.open(store, name, part), part)
+            except Unavailable:
+                raise
+            except (StoreError, ConfigurationError) as error:
+                bad[f"{target}: {name}"] = str(error)
+    return Verified(count, bad)
+
+
+def _decoded(name: str, data: bytes, part: Part | None) -> None:
+    """Raise where an object that no manifest vouches for does not hold what its name says."""
+    if part is None and shipped_of([name]):
+        decode_changes(data)
+    elif part is None and is_tip(name):
+        decode_tip(data)
+    elif part is None and name.startswith(f"{SENDS}/"):
+        decode_sends(data)
+
+
+async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float, rng: Random | None = None) -> Checked:
+    """Balance a restored ledger's books, and compare some of its notifications with the live ledger.
+
+    Args:
+        restored: from a backup, in a scratch place.
+        live: None where there is none to compare with.
+        reached: the epoch second that was restored; what happened to a notification since then is no difference.
+        rng: chooses which; needed with `live`.
+    """
+    books = await restored.books()
+    if live is None or rng is None:
+        return Checked(books, 0, [])
+    sampled, different = 0, list[str]()
+    for tenant in sorted({key.tenant for key in await restored.keys()}):
+        found = await _newest(restored, tenant)
+        for record in rng.sample(found, min(len(found), SAMPLED_MAX)):
+            try:
+                now = await live.get(record.id)
+            except NotFound:
+                continue  # Its time has come since then, and it was forgotten.
+            sampled += 1
+            # Of one that is still open its worker changes more than its story tells.
+            if record.over and now.last_at <= reached and now != record:
+                different.append(record.id)
+    return Checked(books, sampled, different)
+
+
+async def _newest(ledger: Ledger, tenant: str) -> list[Record]:
+    found: list[Record] = []
+    cursor: str | None = None
+    for _ in range(_PAGES):
+        page = await ledger.page(tenant, status=None, user_id=None, limit=_PAGE, cursor=cursor)
+        found += page.records
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return found

@@ -1,0 +1,175 @@
+"""Restoring a data directory: the state of a second, brought up to what was sent since, and handed over at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from bellbuoy.clock import Clock
+from bellbuoy.continuity.backup import Progress
+from bellbuoy.continuity.reconcile import Reconcile, Reconciled
+from bellbuoy.continuity.restore import Restore, Restored
+from bellbuoy.continuity.verify import check_ledger
+from bellbuoy.errors import Damaged
+from bellbuoy.ports.archive import Checked
+from bellbuoy.ports.control import ControlStore
+from bellbuoy.ports.ledger import Ledger
+from bellbuoy.ports.sends import Sent
+from bellbuoy.service import archive
+from bellbuoy.service.destination import Destination, Directory, SharedDatabase
+from bellbuoy.service.settings import Settings
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+_TIMELINE = "timeline"
+
+
+class Report(Struct, frozen=True):
+    """What was restored.
+
+    Args:
+        where: the data directory, or the database.
+        timeline: the new one.
+        restored: how far it got.
+        reconciled: what was taken in from the send journal.
+        checked: the books afterwards.
+        rpo_s: seconds before this restore began of which it knows nothing.
+        rto_s: seconds that all of it took.
+    """
+
+    where: str
+    timeline: str
+    restored: Restored
+    reconciled: Reconciled
+    checked: Checked
+    rpo_s: float
+    rto_s: float
+
+
+class Began(Struct, frozen=True):
+    """The beginning of a timeline: what it was restored from, and when, in epoch seconds."""
+
+    timeline: str
+    backup: str
+    reached: float
+    at: float
+
+
+async def restore_into(
+    settings: Settings,
+    to: Path,
+    *,
+    database: str | None = None,
+    at: float | None,
+    backup: str | None,
+    force: bool,
+    clock: Clock,
+    telemetry: ServiceTelemetry,
+    progress: Progress,
+) -> Report:
+    """Restore a data directory that nobody uses. Until the last moment it holds nothing that can be served from.
+
+    Args:
+        settings: say where the backups and the send journal are.
+        to: the directory; made when it is not there. With a shared ledger it gets the settings, and no more.
+        database: the name of the one to restore into where the ledger is shared; None for the one configured.
+        at: the epoch second, None for the newest.
+        backup: the id of a full backup to restore as it is, None for any.
+        force: replace a ledger that is there.
+
+    Raises:
+        Conflict: the directory is in use, or not empty.
+        NotFound, Missed: the second cannot be reached; nothing was done.
+        Damaged: an object is not what it was, or what was restored does not balance.
+        Unavailable, Full: a target or the directory's disk failed; the directory is as it was.
+    """
+    began_at, began = clock.time(), clock.monotonic()
+    hold = _held(settings, to, force=force)
+    destination = _destination(settings, to, database, force=force, clock=clock)
+    try:
+        restore = Restore(
+            archive.open_vault(settings, clock=clock, telemetry=telemetry), scratch=to / "scratch", clock=clock
+        )
+        plan = await restore.plan(at, backup=backup)
+        restored = await restore.run(plan, destination.places, progress)
+        sent = _sent(restore, archive.sends_of(settings), plan.reached, telemetry)
+        timeline = uuid.uuid4().hex
+        async with destination.opened() as (ledger, control):
+            await destination.take_in(ledger)
+            reconciled, checked = await _reconciled(settings, ledger, sent, plan.reached, clock)
+            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at))
+        # The ledger last: a directory without one is as good as empty.
+        for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
+            await place.finish(timeline)
+    finally:
+        await destination.aclose()
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread((to / "scratch").rmdir)
+        if hold is not None:
+            hold.close()
+    rpo_s = max(0.0, began_at - plan.reached)
+    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+
+
+def _held(settings: Settings, to: Path, *, force: bool) -> IO[str] | None:
+    if settings.ledger.embedded:
+        return archive.hold_directory(to, force=force)
+    to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return None
+
+
+def _destination(settings: Settings, to: Path, database: str | None, *, force: bool, clock: Clock) -> Destination:
+    if settings.ledger.embedded:
+        return Directory(to, clock=clock, replace=force)
+    return SharedDatabase(settings, database, to, clock=clock, replace=force)
+
+
+async def _reconciled(
+    settings: Settings,
+    ledger: Ledger,
+    sent: AsyncIterator[Sequence[Sent]],
+    reached: float,
+    clock: Clock,
+) -> tuple[Reconciled, Checked]:
+    reconcile = Reconcile(
+        ledger,
+        rate_per_s=settings.delivery.release_per_s,
+        ramp_s=settings.delivery.release_ramp_s,
+        clock=clock,
+    )
+    reconciled = await reconcile.run(sent)
+    checked = await check_ledger(ledger, None, reached=reached)
+    if not checked.sound:
+        raise Damaged(
+            f"the books of what was restored do not balance: {checked.books.difference} are missing",
+            hint="restore another second, or another full backup with --backup",
+        )
+    return reconciled, checked
+
+
+async def _sent(
+    restore: Restore, local: Path, since: float, telemetry: ServiceTelemetry
+) -> AsyncIterator[Sequence[Sent]]:
+    """What was sent since a second: what was shipped of the send journal, and what is still in its directory."""
+    async for group in restore.sent_since(since):
+        yield group
+    if not local.exists():
+        return
+    there = archive.open_sends(local, telemetry=telemetry)
+    try:
+        for batch in there.journal.batches():
+            yield [sent for sent in await there.journal.read(batch) if sent.at >= since]
+    finally:
+        there.close()
+
+
+async def _sign(control: ControlStore, began: Began) -> None:
+    """Write down in what the machine remembers that a new timeline begins here."""
+    kept = await control.read("backup", _TIMELINE)
+    await control.write("backup", _TIMELINE, msgspec.json.encode(began), version=kept.version if kept else 0)

@@ -1,0 +1,84 @@
+"""One suite for every target of backups: what `bellbuoy.ports.archive.ObjectStore` promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bellbuoy.adapters.objectstore import Objects
+from bellbuoy.errors import ConfigurationError, NotFound, Unavailable
+from bellbuoy.ports.archive import OBJECT_BYTES_MAX
+from tests.support.s3 import Region
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+    if request.param == "file":
+        return Objects(f"file://{tmp_path}/a folder")
+    if request.param == "memory":
+        return Objects("memory:///")
+    first, _ = request.getfixturevalue("regions")
+    return Objects("s3://backups/some/prefix", endpoint=first.endpoint)
+
+
+async def test_what_is_put_is_there_until_it_is_deleted(target: Objects) -> None:
+    await target.put("a/b/one", b"1")
+    await target.put("a/b/one", b"11")
+    await target.put("a/two", bytes(3_000_000))
+    await target.put("b/three", b"")
+    assert await target.get("a/b/one") == b"11"
+    assert len(await target.get("a/two")) == 3_000_000
+    assert await target.get("b/three") == b""
+    assert [(one.name, one.size) for one in await target.list("")] == [
+        ("a/b/one", 2),
+        ("a/two", 3_000_000),
+        ("b/three", 0),
+    ]
+    assert [one.name for one in await target.list("a/")] == ["a/b/one", "a/two"]
+    assert await target.list("c/") == []
+    assert await target.exists("a/two")
+    await target.delete(["a/two", "a/two", "never/there"])
+    assert not await target.exists("a/two")
+    with pytest.raises(NotFound):
+        await target.get("a/two")
+
+
+async def test_more_names_than_a_page_are_all_listed(tmp_path: Path) -> None:
+    target = Objects(f"file://{tmp_path}")
+    for number in range(1_500):
+        (tmp_path / f"{number:05}").touch()
+    assert len(await target.list("")) == 1_500
+
+
+async def test_what_is_too_large_is_refused(target: Objects) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        await target.put("large", bytes(OBJECT_BYTES_MAX + 1))
+    assert await target.list("") == []
+
+
+async def test_a_region_that_is_down_is_unavailable(regions: tuple[Region, Region]) -> None:
+    first, _ = regions
+    target = Objects("s3://backups", endpoint=first.endpoint)
+    first.stop()
+    for call in (target.put("a", b""), target.get("a"), target.list(""), target.exists("a"), target.delete(["a"])):
+        with pytest.raises(Unavailable):
+            await call
+
+
+async def test_a_bucket_that_is_not_there_is_unavailable(regions: tuple[Region, Region]) -> None:
+    target = Objects("s3://another", endpoint=regions[0].endpoint)
+    with pytest.raises((Unavailable, NotFound)):
+        await target.put("a", b"")
+
+
+@pytest.mark.parametrize("url", ["", "backups", "file://relative", "ftp://host/x", "s3:/bucket"])
+def test_what_is_no_target_is_said_so(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Objects(url)
+
+
+async def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError):
+        Objects(f"file://{tmp_path}/file/below")

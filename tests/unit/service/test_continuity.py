@@ -1,0 +1,189 @@
+"""The loop that ships, and takes, proves and prunes backups, beside whoever else does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
+from bellbuoy.clock import ManualClock
+from bellbuoy.continuity.turn import LEASE_S
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.model.delivery import Delivery, Record
+from bellbuoy.model.notification import Request
+from bellbuoy.ports.ledger import Offer
+from bellbuoy.service import archive
+from bellbuoy.service.continuity import Continuity, build_keeper
+from bellbuoy.service.settings import Settings, of_document
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+REQUEST = msgspec.convert({"recipient": {"user_id": "u"}, "content": {"title": "t"}}, Request)
+HOUR_S = 3600.0
+
+
+def settings(root: Path, **backup: Any) -> Settings:
+    document = Settings().model_dump(by_alias=True)
+    document["data"]["dir"] = str(root / "data")
+    document["backup"] |= {"url": f"file://{root / 'archive'}", **backup}
+    return of_document(document)
+
+
+class Process:
+    """One of the processes that share a data directory."""
+
+    def __init__(self, root: Path, name: str, clock: ManualClock, **backup: Any) -> None:
+        self.settings = settings(root, **backup)
+        self.settings.data.dir.mkdir(exist_ok=True)
+        self.clock = clock
+        self.telemetry = ServiceTelemetry(clock)
+        self.events: list[str] = []
+        self.telemetry.event = lambda name, **_: self.events.append(name)  # type: ignore[method-assign]
+        self.ledger = SqliteLedger(self.settings.database_path, clock=clock, capture=True)
+        self.control = SqliteControlStore(self.settings.data.dir / "control.db", clock=clock)
+        keeper = build_keeper(
+            self.settings, self.ledger, self.control, clock=clock, rng=Random(1), telemetry=self.telemetry
+        )
+        self.loop = Continuity(
+            name,
+            keeper,
+            sends=archive.open_sends(archive.sends_of(self.settings), telemetry=self.telemetry),
+            schedules=archive.schedules(self.settings),
+            settings=self.settings,
+            clock=clock,
+            telemetry=self.telemetry,
+        )
+
+    async def accept(self, name: str) -> None:
+        now = self.clock.time()
+        await self.ledger.accept([Offer(Record(name, "t", REQUEST, now, now + 60), b"h", now)])
+
+    async def step(self) -> list[str]:
+        """One turn; what it told."""
+        self.events.clear()
+        await self.loop.step()
+        return list(self.events)
+
+    async def kinds(self) -> list[str]:
+        return [one.kind for one in (await self.loop.keeper.vault.backups()).backups]
+
+    async def aclose(self) -> None:
+        await self.loop.aclose()
+        await self.control.aclose()
+        await self.ledger.aclose()
+
+
+@pytest.fixture
+async def process(tmp_path: Path) -> AsyncIterator[Process]:
+    # At 02:00 in UTC, so that the first full and the schedule's are one.
+    made = Process(tmp_path, "one", ManualClock(epoch_s=1_800_064_800.0))
+    yield made
+    await made.aclose()
+
+
+async def test_the_first_turn_takes_a_full_and_proves_it(process: Process) -> None:
+    await process.accept("n")
+    assert await process.step() == ["backup_taken", "backup_verified"]
+    assert await process.kinds() == ["full"]
+    assert await process.step() == []
+
+
+async def test_a_day_of_the_usual_schedule(process: Process) -> None:
+    for hour in range(25):
+        await process.accept(f"n{hour}")
+        await process.step()
+        await process.clock.advance(HOUR_S)
+    assert await process.kinds() == ["full", *["incremental"] * 6, "full"]
+    names = [one.name for one in await process.loop.keeper.vault.names("log/")]
+    assert len(names) < 10  # What was shipped in the day was gathered, and does not pile up.
+
+
+async def test_what_was_missed_is_caught_up_once(process: Process) -> None:
+    await process.step()
+    await process.clock.advance(5 * 24 * HOUR_S)
+    assert (await process.step())[0] == "backup_taken"
+    assert await process.kinds() == ["full", "full"]
+    await process.step()
+    assert await process.kinds() == ["full", "full"]
+
+
+async def test_one_of_two_processes_does_it(process: Process, tmp_path: Path) -> None:
+    other = Process(tmp_path, "two", process.clock)
+    lock = await archive.locks_of(other.control, clock=process.clock).acquire("backup", "other", lease_s=LEASE_S)
+    assert lock is not None
+    assert await process.step() == []
+    assert await process.kinds() == []
+    await process.clock.advance(LEASE_S + 1)
+    assert "backup_taken" in await process.step()
+    await other.aclose()
+
+
+async def test_what_is_sent_is_shipped_by_whoever_sends_it(process: Process, tmp_path: Path) -> None:
+    other = Process(tmp_path, "two", process.clock)
+    for one in (process, other):
+        assert one.loop.journal is not None
+        record = Record("n", "t", REQUEST, 1.0, 2.0)
+        await one.loop.journal.note(record, Delivery("d", 0, "push", "fcm", "e"), now=process.clock.time())
+        await one.step()
+    names = [one.name for one in await process.loop.keeper.vault.names("sends/")]
+    assert [name.split("-")[1] for name in names] == ["one", "two"]
+    assert not list((tmp_path / "data" / "sends").glob("*/*"))
+    await other.aclose()
+
+
+async def test_what_a_dead_process_noted_is_shipped_by_the_next(tmp_path: Path) -> None:
+    clock = ManualClock()
+    dead = archive.open_sends(tmp_path / "data" / "sends", telemetry=ServiceTelemetry(clock))
+    await dead.journal.note(Record("n", "t", REQUEST, 1.0, 2.0), Delivery("d", 0, "push", "fcm", "e"), now=1.0)
+    for lock in dead.locks:
+        lock.close()  # As its end does.
+    process = Process(tmp_path, "next", clock)
+    await process.step()
+    assert len(await process.loop.keeper.vault.names("sends/")) == 1
+    await process.aclose()
+
+
+async def test_a_human_is_told_when_nothing_was_proven_for_long(process: Process) -> None:
+    await process.step()
+    await process.clock.advance(37 * HOUR_S)
+    process.loop.keeper.backup.vault.targets = {}
+    process.loop.keeper.vault.targets = {}
+    assert "backup_failed" in await process.step()
+    assert ("backup_stale", "backup") in process.telemetry.issues
+    assert b"bellbuoy_backup_last_verified_seconds 133" in process.telemetry.exposition()
+
+
+async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> None:
+    process = Process(tmp_path, "one", ManualClock(), stale_s=60.0, verify=False)
+    await process.clock.advance(61)
+    await process.step()
+    assert process.telemetry.issues
+    await process.loop.keeper.prove()
+    await process.step()
+    assert not process.telemetry.issues
+    await process.aclose()
+
+
+async def test_the_copy_of_the_settings_holds_no_secret(tmp_path: Path) -> None:
+    document = Settings().model_dump(by_alias=True)
+    document["alerts"]["pagerduty"]["routing_key"] = "a-secret-routing-key"
+    document["ledger"]["url"] = "mongodb://user:a-secret-password@host/db"
+    source = archive.Configuration(of_document(document), clock=ManualClock())
+    await source.full(tmp_path)
+    assert "a-secret" not in (tmp_path / "settings.json").read_text()
+
+
+def test_what_leaves_the_machine_needs_a_key_or_a_word(tmp_path: Path) -> None:
+    clock, telemetry = ManualClock(), ServiceTelemetry()
+    away = settings(tmp_path, url="s3://bucket/prefix", endpoint="http://127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="no key") as raised:
+        archive.open_vault(away, clock=clock, telemetry=telemetry)
+    assert "encrypt = false" in (raised.value.hint or "")
+    told_off = settings(tmp_path, url="s3://bucket/prefix", endpoint="http://127.0.0.1:1", encrypt=False)
+    archive.open_vault(told_off, clock=clock, telemetry=telemetry)
+    with pytest.raises(ConfigurationError, match="no key"):
+        archive.open_vault(settings(tmp_path, encrypt=True), clock=clock, telemetry=telemetry)
