@@ -24,10 +24,8 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 BEFORE_S, AFTER_S = 1.0, 2.0
-# Sooner than by default: how long it takes stores to be well again for the next test, and until what a killed worker
-# had is another's. A lease still ends while a store is frozen.
+# Probed again sooner than by default, which is how long it takes them to be well again for the next test.
 QUICK = {f"BELLBUOY_BREAKERS__{name}__RECOVERY_TIMEOUT_S": "5" for name in ("MONGODB", "RABBITMQ")}
-QUICK["BELLBUOY_DELIVERY__LEASE_S"] = "20"
 
 
 @pytest.fixture(scope="module")

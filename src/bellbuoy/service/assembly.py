@@ -39,6 +39,7 @@ from bellbuoy.service.continuity import Continuity, build_continuity
 from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.lanes import make_lane, pace_of, providers
+from bellbuoy.service.leases import LeftLeases
 from bellbuoy.service.live import LiveSettings
 from bellbuoy.service.mending import build_incidents, build_mending
 from bellbuoy.service.repairs import Repairs
@@ -257,6 +258,9 @@ def _working(
     live.on_change.append(lambda now: worker.go_by(_rules(now, lanes, rng)))
     live.on_change.append(lambda now: release.configure(_release_settings(now)))
     loops: dict[str, Loop] = {"release": release}
+    if not stores.alone:
+        own, *left = stores.folders
+        loops["leases"] = LeftLeases(own, left, owner=owner, homes=stores.homes, clock=clock, telemetry=telemetry)
     if settings.data.retention_days:
         keep = RetentionSettings(keep_s=settings.data.retention_days * 86_400.0)
         loops["retention"] = Retention(ledger=stores.ledger, settings=keep, clock=clock, telemetry=telemetry)

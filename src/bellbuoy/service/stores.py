@@ -62,8 +62,8 @@ class Stores:
     `ledger` is what the rest of the service works with, `store` the ledger itself, and `watched` knows how that is.
     `queue` is None where the ledger hands work out itself. `alone`: no other process uses the ledger. `local` remembers
     what this machine has to, whatever is away; `control` what everybody who shares the ledger has to. `leading` gives
-    leave for what one process at a time may do. `cache` is what processes tell each other, and `sharing` what has to
-    run for that.
+    leave for what one process at a time may do. `folders` are the locks of the journals, this process's first. `cache`
+    is what processes tell each other, and `sharing` what has to run for that.
     """
 
     ledger: Ledger
@@ -76,6 +76,7 @@ class Stores:
     control: ControlStore
     leading: Locks
     locks: list[IO[str]]
+    folders: list[IO[str]]
     cache: Cache
     sharing: list[Sharing]
 
@@ -100,7 +101,7 @@ class Stores:
         await self.local.aclose()
         if self.cache.watched is not None:
             await self.cache.watched.aclose()
-        for lock in self.locks:
+        for lock in (*self.locks, *self.folders):
             lock.close()
 
 
@@ -140,7 +141,7 @@ def open_stores(
     cache = open_cache(settings, telemetry, clock, rng)
     shared = cache.watched is not None
     folder, lock, left = claim_folder(settings.data.dir / "journal")
-    locks += [lock, *(other for _, other in left)]
+    folders = [lock, *(other for _, other in left)]
     homes = Homes(
         watched,
         Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
@@ -153,7 +154,7 @@ def open_stores(
     near = ControlLocks(local, clock=clock)
     leading: Locks = LayeredLocks(near, cache.locks) if shared else near
     ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
-    return Stores(ledger, store, watched, homes, queue, alone, local, control, leading, locks, cache, sharing)
+    return Stores(ledger, store, watched, homes, queue, alone, local, control, leading, locks, folders, cache, sharing)
 
 
 def _remembering(

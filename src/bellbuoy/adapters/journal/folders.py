@@ -53,7 +53,8 @@ def _claim(root: Path) -> tuple[Path, IO[str], list[tuple[Path, IO[str]]]]:
 
 
 def _try(path: Path) -> IO[str] | None:
-    lock = open(path, "w", encoding="utf-8")  # noqa: SIM115  # It is held for as long as the process lives.
+    # Not truncated: who holds it may have written something down in it.
+    lock = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # It is held for as long as the process lives.
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
