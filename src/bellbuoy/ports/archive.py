@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from bellbuoy.errors import Gap
 from bellbuoy.model.operation import Books
 
 OBJECT_BYTES_MAX = 64 * 1024 * 1024
@@ -167,6 +168,29 @@ class Source(Protocol):
     async def aclose(self) -> None:
         """Let go of connections of its own; safe to call twice."""
         ...
+
+
+class Unchanging:
+    """What is the same for every source that is only ever copied whole."""
+
+    name: str
+
+    async def position(self) -> tuple[str, int] | None:
+        """None: it has no changes."""
+        return None
+
+    async def changes(self, after: int, *, bytes_max: int) -> Changes:
+        """It has none. Raises Gap."""
+        raise Gap(f"{self.name} records no changes")
+
+    async def shipped(self, timeline: str, upto: int) -> None:
+        """It keeps no changes."""
+
+    async def renew(self) -> None:
+        """It has no timeline."""
+
+    async def aclose(self) -> None:
+        """It holds nothing open."""
 
 
 class Place(Protocol):

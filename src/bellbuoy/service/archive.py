@@ -22,8 +22,8 @@ from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import Kind
 from bellbuoy.continuity.schedule import Times
 from bellbuoy.continuity.vault import Vault
-from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap
-from bellbuoy.ports.archive import Change, Changes, ObjectStore, Snapshot, Source
+from bellbuoy.errors import ConfigurationError, Conflict, Damaged
+from bellbuoy.ports.archive import Change, ObjectStore, Snapshot, Source, Unchanging
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Locks
@@ -200,7 +200,7 @@ def hold_directory(folder: Path, *, force: bool) -> IO[str]:
     return lock
 
 
-class Configuration:
+class Configuration(Unchanging):
     """The settings as a source, without what is secret. Implements `bellbuoy.ports.archive.Source`."""
 
     name = CONFIGURATION
@@ -216,23 +216,6 @@ class Configuration:
         text = json.dumps(document, indent=2, sort_keys=True)
         await asyncio.to_thread((folder / _SETTINGS_FILE).write_text, text)
         return Snapshot("", 0, self._clock.time(), [_SETTINGS_FILE])
-
-    async def position(self) -> tuple[str, int] | None:
-        """None: it has no changes."""
-        return None
-
-    async def changes(self, after: int, *, bytes_max: int) -> Changes:
-        """It has none. Raises Gap."""
-        raise Gap("the configuration records no changes")
-
-    async def shipped(self, timeline: str, upto: int) -> None:
-        """It keeps no changes."""
-
-    async def renew(self) -> None:
-        """It has no timeline."""
-
-    async def aclose(self) -> None:
-        """It holds nothing open."""
 
 
 class ConfigurationPlace:

@@ -23,8 +23,8 @@ from yarl import URL
 from bellbuoy.adapters.rabbitmq.link import CALL_S, Link, nodes_of
 from bellbuoy.adapters.rabbitmq.topology import DEAD, LENGTH_MAX, queue_of, queues
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Damaged, Gap
-from bellbuoy.ports.archive import Change, Changes, Snapshot
+from bellbuoy.errors import Damaged
+from bellbuoy.ports.archive import Change, Snapshot, Unchanging
 from bellbuoy.ports.queue import Message
 
 COPIED_MAX = 1_000
@@ -47,7 +47,7 @@ class Copied(Struct, frozen=True):
 _decode = msgspec.msgpack.Decoder(list[Copied]).decode
 
 
-class RabbitSource:
+class RabbitSource(Unchanging):
     """Implements `bellbuoy.ports.archive.Source`, without changes: what moves on is in the ledger's.
 
     Args:
@@ -73,20 +73,6 @@ class RabbitSource:
         (folder / DEFINITIONS_FILE).write_text(json.dumps(definitions(self._vhost), indent=2))
         await asyncio.to_thread((folder / MESSAGES_FILE).write_bytes, msgspec.msgpack.encode(copied))
         return Snapshot("", 0, at, [DEFINITIONS_FILE, MESSAGES_FILE])
-
-    async def position(self) -> tuple[str, int] | None:
-        """None: it has no changes."""
-        return None
-
-    async def changes(self, after: int, *, bytes_max: int) -> Changes:
-        """It has none. Raises Gap."""
-        raise Gap("the queue records no changes")
-
-    async def shipped(self, timeline: str, upto: int) -> None:
-        """It keeps no changes."""
-
-    async def renew(self) -> None:
-        """It has no timeline."""
 
     async def aclose(self) -> None:
         """Close the connection; what is out is handed out again."""

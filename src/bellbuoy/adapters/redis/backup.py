@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from bellbuoy.adapters.redis.link import PREFIX, Link
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Conflict, Damaged, Gap, Unavailable
-from bellbuoy.ports.archive import Change, Changes, Snapshot
+from bellbuoy.errors import Conflict, Damaged, Unavailable
+from bellbuoy.ports.archive import Change, Snapshot, Unchanging
 
 PAGE = 500
 """Keys in one call."""
@@ -40,7 +40,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Dumped]).decode
 
 
-class RedisSource:
+class RedisSource(Unchanging):
     """Implements `bellbuoy.ports.archive.Source`, without changes.
 
     Args:
@@ -91,20 +91,6 @@ class RedisSource:
                 return
             await self._clock.sleep(0.1)
         raise Unavailable(f"Redis has not written its snapshot within {SAVE_S_MAX:.0f} s")
-
-    async def position(self) -> tuple[str, int] | None:
-        """None: it has no changes."""
-        return None
-
-    async def changes(self, after: int, *, bytes_max: int) -> Changes:
-        """It has none. Raises Gap."""
-        raise Gap("the cache records no changes")
-
-    async def shipped(self, timeline: str, upto: int) -> None:
-        """It keeps no changes."""
-
-    async def renew(self) -> None:
-        """It has no timeline."""
 
     async def aclose(self) -> None:
         """See `Source.aclose`."""

@@ -16,8 +16,8 @@ import apsw
 from bellbuoy.adapters.sqlite import changes as log
 from bellbuoy.adapters.sqlite.database import BUSY_TIMEOUT_MS, Connection, Database
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Conflict, Damaged, Full, Gap, Unavailable
-from bellbuoy.ports.archive import Change, Changes, Snapshot
+from bellbuoy.errors import Conflict, Damaged, Full, Unavailable
+from bellbuoy.ports.archive import Change, Changes, Snapshot, Unchanging
 
 STEP_PAGES = 256
 """Pages copied in one step, a megabyte."""
@@ -28,7 +28,7 @@ APPLY_CACHE_KIB = 128 * 1024
 """Of pages while changes are applied, since most of them change rows that were changed a moment before."""
 
 
-class SqliteFile:
+class SqliteFile(Unchanging):
     """A source that is one SQLite file, without its changes.
 
     Args:
@@ -49,23 +49,6 @@ class SqliteFile:
         at = self._clock.time()
         await asyncio.to_thread(copy, self._path, folder / self._path.name)
         return Snapshot("", 0, at, [self._path.name])
-
-    async def position(self) -> tuple[str, int] | None:
-        """None: it has no changes."""
-        return None
-
-    async def changes(self, after: int, *, bytes_max: int) -> Changes:
-        """It has none. Raises Gap."""
-        raise Gap(f"{self.name} records no changes")
-
-    async def shipped(self, timeline: str, upto: int) -> None:
-        """It keeps no changes."""
-
-    async def renew(self) -> None:
-        """It has no timeline."""
-
-    async def aclose(self) -> None:
-        """It holds nothing open."""
 
 
 class SqliteSource(SqliteFile):
