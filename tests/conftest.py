@@ -20,10 +20,8 @@ settings.load_profile("any-machine")
 
 __all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
-ALONE = {
-    f"tests/fault/test_{name}.py"
-    for name in ("backup", "breach", "cluster", "memory", "mongodb_backup", "rabbitmq_nodes", "redis", "store_modes")
-}
+STACKS = "backup breach cluster cluster_drills memory mongodb_backup rabbitmq_nodes redis store_modes"
+ALONE = {f"tests/fault/test_{name}.py" for name in STACKS.split()}
 """Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 
 TOGETHER = {"tests/contract/test_queue.py", "tests/contract/test_shared.py", "tests/acceptance/test_openfeature.py"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bellbuoy.service.drills.node import NotAsExpected
 from tests.support.server import KEY, Server, request, to_email, to_phone, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -163,7 +164,7 @@ def test_the_doctor_names_what_is_wrong_and_its_cure(server: Server, tmp_path: P
 def test_a_first_start_makes_a_key_that_only_its_owner_can_read(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", arguments=("serve", "--port", "0"))
     server.env = {"BELLBUOY_BOOTSTRAP_KEY": ""}
-    with pytest.raises(AssertionError, match="at least 24"):
+    with pytest.raises(NotAsExpected, match="at least 24"):
         server.start()
     assert server.process is not None
     server.process.wait(timeout=10)

@@ -21,11 +21,11 @@ from bellbuoy.adapters.cipher import read_keys
 from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.adapters.sqlite import SqlitePlace
 from bellbuoy.clock import SystemClock
+from bellbuoy.continuity.history import check
 from bellbuoy.continuity.restore import Restore
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.service.telemetry import ServiceTelemetry
 from tests.fault.test_crash import Load, all_of
-from tests.support.history import check
 from tests.support.rabbitmq import free_port
 from tests.support.s3 import Region
 from tests.support.server import Server, to_android, wait_for

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from bellbuoy.errors import BellbuoyError
 from bellbuoy.service.cli.app import app
+from bellbuoy.service.drills.proxy import Proxy
 from tests.support.mongodb import REAL
-from tests.support.proxy import Proxy
 from tests.support.rabbitmq import free_port
 from tests.support.redis import RedisServer
 from tests.support.server import KEY, Server, to_email, to_phone, wait_for

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.history import check
+from bellbuoy.continuity.history import check
+from bellbuoy.service.drills.node import NotAsExpected
 from tests.support.server import Server, to_android, to_email, to_iphone, to_phone, wait_for
 
 pytestmark = pytest.mark.fault
@@ -144,7 +145,7 @@ def test_a_stop_ends_what_is_under_way_and_exits_with_0(tmp_path: Path) -> None:
 def test_a_second_service_on_the_same_data_is_refused_with_the_cure(tmp_path: Path) -> None:
     with Server(tmp_path / "data"):
         second = Server(tmp_path / "data")
-        with pytest.raises(AssertionError, match="another bellbuoy uses the data directory"):
+        with pytest.raises(NotAsExpected, match="another bellbuoy uses the data directory"):
             second.start()
         second.log.read_text()
         assert second.process is not None

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from bellbuoy.service.drills.damage import held
 from tests.support.server import Server, to_email, wait_for
 
 pytestmark = pytest.mark.fault
-
-# Another program that writes to the ledger's file and does not come to an end, as a careless backup might.
-_HOLD = """
-import sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None)
-c.execute("PRAGMA busy_timeout = 30000")
-c.execute("BEGIN IMMEDIATE")
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     with Server(tmp_path / "data") as running:
         yield running
-
-
-@contextmanager
-def held(database: Path) -> Iterator[None]:
-    """Nobody else can write to the ledger."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdout is not None
-    assert holder.stdin is not None
-    try:
-        assert holder.stdout.readline() == b"held\n"
-        yield
-    finally:
-        holder.stdin.close()
-        holder.wait(timeout=10)
-        holder.stdout.close()
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stays", "killed"])

@@ -21,8 +21,8 @@ from bellbuoy.errors import Busy, ConfigurationError, Full, LeaseLost, NotFound,
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Offer
+from bellbuoy.service.drills.proxy import Proxy
 from tests.support.mongodb import REAL, MongoServer
-from tests.support.proxy import Proxy
 from tests.support.server import Server, to_email, wait_for
 
 pytestmark = pytest.mark.fault

@@ -7,77 +7,17 @@ show is elections, replication lag and MongoDB's own speed.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
 
-from tests.support.server import wait_for
+from bellbuoy.service.drills.servers import MongoServer
 
 REAL = os.environ.get("BELLBUOY_TEST_MONGODB_URI")
-START_S_MAX = 20.0
-
-
-class MongoServer:
-    """The stand-in in a process of its own, on a port of its own, with its storage in a folder of the test's."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> MongoServer:
-        """Start it, on what an earlier run has left, and wait until it answers."""
-        program = Path(sys.executable).with_name("secantusd-py")
-        arguments = ["--host", "127.0.0.1", "--port", str(self.port), "--storage-path", str(self._folder / "data")]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                # Its commitTransaction does not look at `j`, as MongoDB's does; this makes it write every journal.
-                [program, *arguments, "--enable-test-commands", "--sync-on-commit"],
-                stdout=log,
-                stderr=log,
-                cwd=self._folder,
-            )
-        wait_for(self._answers, within_s=START_S_MAX, why=f"the stand-in for MongoDB: {self._folder / 'log'}")
-        return self
-
-    def uri(self, database: str) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/{database}"
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(timeout=30)
-            self._process = None
-
-    def freeze(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
-        try:
-            with pymongo.MongoClient[dict[str, Any]](self.uri("admin"), serverSelectionTimeoutMS=200) as client:
-                return bool(client.admin.command("ping")["ok"])
-        except pymongo.errors.PyMongoError:
-            return False
+__all__ = ["REAL", "MongoServer", "database_of", "mongodb_base", "mongodb_url", "with_database"]
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from tests.support.history import Report, check
+from bellbuoy.continuity.history import Report, check, title_of
 from tests.support.stack import Stack, SteadyLoad
-
-
-def events_of(stack: Stack, notification_id: str) -> list[str]:
-    return [entry["event"] for entry in stack.front.get(f"/v1/notifications/{notification_id}/explain")["timeline"]]
 
 
 def report(stack: Stack, load: SteadyLoad) -> Report:
@@ -25,11 +20,8 @@ def report(stack: Stack, load: SteadyLoad) -> Report:
     def mine(title: str) -> bool:
         return title.startswith(prefix) and title[len(prefix) :].isdigit()
 
-    def title(item: dict[str, Any]) -> str:
-        return str(item.get("title") or item.get("body") or "").split("\n")[0]
-
     notifications = [n for n in stack.notifications() if mine(n["content"]["title"])]
-    seen = {name: [item for item in items if mine(title(item))] for name, items in stack.seen().items()}
+    seen = {name: [item for item in items if mine(title_of(item))] for name, items in stack.seen().items()}
     found = check(load.history, notifications, seen, {})
     print(load.name, json.dumps(found.summary()), f"p99 {load.latency_s(0.99) * 1000:.0f} ms", load.wrong[:3])
     assert found.lost == []
@@ -37,7 +29,7 @@ def report(stack: Stack, load: SteadyLoad) -> Report:
     # A request that was repeated while the ledger was away may come to two workers that cannot know of each other.
     # The ledger finds out when it takes in what both did.
     by_title = {n["content"]["title"]: n["id"] for n in notifications}
-    told = [sent for sent in found.calls_beyond_doubt if "sent_twice" in events_of(stack, by_title[sent])]
+    told = [sent for sent in found.calls_beyond_doubt if "sent_twice" in stack.events_of(by_title[sent])]
     assert [sent for sent in found.calls_beyond_doubt if sent not in told] == []
     assert len(told) <= found.accepted // 20
     assert load.wrong == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.support.history import check
+from bellbuoy.continuity.history import check
 
 
 def notification(
@@ -35,6 +35,7 @@ def test_a_kept_promise_is_clean() -> None:
         "unexpected": 0,
         "sent_after_delivered": 0,
         "calls_beyond_doubt": 0,
+        "split": 0,
         "duplicates": 0,
     }
 
@@ -57,3 +58,13 @@ def test_a_send_after_delivery_is_caught() -> None:
 
 def test_what_nobody_was_told_of_counts_as_recovered() -> None:
     assert check(HISTORY[:1], [notification()], ONCE, {}).recovered == 1
+
+
+def test_a_key_with_two_ids_is_split() -> None:
+    history = [*HISTORY, {"type": "ok", "key": "k", "id": "another"}]
+    assert check(history, [], {}, {}).split == ["k"]
+
+
+def test_what_a_provider_turned_away_was_no_delivery() -> None:
+    items: list[dict[str, Any]] = [{"title": "t-k", "delivered": False}, {"title": "t-k"}]
+    assert check(HISTORY, [notification()], {"fcm": items}, {}).calls_beyond_doubt == []

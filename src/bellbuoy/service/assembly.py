@@ -36,6 +36,7 @@ from bellbuoy.service.audit import build_audit
 from bellbuoy.service.breakers import breaker_settings, share_breaker
 from bellbuoy.service.cache import Cache
 from bellbuoy.service.continuity import Continuity, build_continuity
+from bellbuoy.service.drills.due import DrillsDue
 from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.lanes import make_lane, pace_of, providers
@@ -183,25 +184,8 @@ def build(
         settings, stores, values, flags, live, mending, lanes, owner=owner, clock=clock, telemetry=telemetry
     )
     loops |= {"recovery": mending.recovery, "escalation": escalation, "rollback": steering.rollback}
-    of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
-    intake = Intake(
-        ledger=stores.ledger,
-        # With a queue it is the queue that hands work out, to any process.
-        worker=worker if stores.queue is None else None,
-        settings=of_intake,
-        clock=clock,
-        rng=rng,
-        telemetry=telemetry,
-        circumstances=lambda: vitals.controls.circumstances,
-    )
-    vitals.controls.steer(intake, of_intake)
-    cancellation = Cancellation(
-        ledger=stores.ledger,
-        accept=intake.accept,
-        log=StoredSagaLog(stores.control),
-        clock=clock,
-        telemetry=telemetry,
-    )
+    loops |= {"drills": DrillsDue(settings, clock=clock, telemetry=telemetry)}
+    intake, cancellation = _accepting(settings, stores, worker, vitals, telemetry, clock, rng)
     if accepting:
         loops["cancel"] = cancellation
     copy = None if settings.ledger.embedded else settings.data.dir / "keys.json"
@@ -229,6 +213,38 @@ def build(
         isolation,
     )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster, continuity)
+
+
+def _accepting(
+    settings: Settings,
+    stores: Stores,
+    worker: Worker | None,
+    vitals: Vitals,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+) -> tuple[Intake, Cancellation]:
+    """What takes notifications in, and what takes them back."""
+    of_intake = IntakeSettings(settings.delivery.ttl_s_default, settings.server.in_flight_max)
+    intake = Intake(
+        ledger=stores.ledger,
+        # With a queue it is the queue that hands work out, to any process.
+        worker=worker if stores.queue is None else None,
+        settings=of_intake,
+        clock=clock,
+        rng=rng,
+        telemetry=telemetry,
+        circumstances=lambda: vitals.controls.circumstances,
+    )
+    vitals.controls.steer(intake, of_intake)
+    cancellation = Cancellation(
+        ledger=stores.ledger,
+        accept=intake.accept,
+        log=StoredSagaLog(stores.control),
+        clock=clock,
+        telemetry=telemetry,
+    )
+    return intake, cancellation
 
 
 def _working(

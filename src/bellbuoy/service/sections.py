@@ -6,12 +6,15 @@ Every key has a default under which the product runs. How they are read from the
 
 from __future__ import annotations
 
+import difflib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from bellbuoy.continuity.catalogue import DRILLS
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
 Rate = Annotated[float | None, Field(gt=0, le=1_000_000)]
@@ -42,6 +45,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _drill(value: str) -> str:
+    if value not in DRILLS:
+        near = difflib.get_close_matches(value, DRILLS, n=1, cutoff=0.5)
+        raise ValueError(f"{value} is no drill" + (f"; did you mean {near[0]}?" if near else ""))
+    return value
 
 
 class Section(BaseModel):
@@ -340,6 +350,25 @@ class Rollback(Section):
 class Audit(Section):
     # 0 keeps for ever.
     keep_days: Annotated[int, Field(ge=0, le=36_500)] = 400
+
+
+DrillName = Annotated[str, AfterValidator(_drill)]
+
+
+class Drills(Section):
+    """How often each is to be run; see docs/drills.md for why these."""
+
+    monthly: list[DrillName] = ["fcm_outage", "apns_outage", "worker_kill", "complete_outage", "backup_restore"]
+    quarterly: list[DrillName] = [
+        "disk_full",
+        "clock_jump",
+        "corruption",
+        "poison_message",
+        "duplicate_delivery",
+        "smtp_outage",
+        "sms_outage",
+    ]
+    annual: list[DrillName] = ["region_loss"]
 
 
 Days = Annotated[float, Field(gt=0, le=36_500)]

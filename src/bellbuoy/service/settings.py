@@ -25,6 +25,7 @@ from bellbuoy.service.sections import (
     Cache,
     Data,
     Delivery,
+    Drills,
     Health,
     Kubernetes,
     Ledger,
@@ -68,6 +69,7 @@ class Settings(BaseSettings):
     kubernetes: Kubernetes = Kubernetes()
     rollback: Rollback = Rollback()
     audit: Audit = Audit()
+    drills: Drills = Drills()
     backup: Backup = Backup()
     sandbox: Sandbox = Sandbox()
     log: Log = Log()

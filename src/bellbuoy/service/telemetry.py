@@ -127,6 +127,8 @@ EVENTS: dict[str, str] = {
     "tombstones_restored": "info",
     "deliveries_reconsidered": "warning",
     "backup_source_left_out": "warning",
+    "drill_overdue": "warning",
+    "drills_not_read": "error",
     "backup_taken": "info",
     "backup_failed": "error",
     "backup_gap": "error",
@@ -238,6 +240,9 @@ class ServiceTelemetry:
         )
         self.audit_waiting = self._gauge(
             "bellbuoy_audit_waiting", "Entries of the audit log that wait for the disk.", of_all="livesum"
+        )
+        self.drill_overdue = self._gauge(
+            "bellbuoy_drill_overdue", "1 while a planned drill is overdue.", ["drill"], of_all="livemax"
         )
         self.backup_verified = self._gauge(
             "bellbuoy_backup_last_verified_seconds", "Age of the last backup that was restored and found sound."

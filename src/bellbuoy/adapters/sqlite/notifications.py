@@ -62,7 +62,12 @@ class Notifications:
         record = await self._db.read(find)
         if record is None:
             raise NotFound(f"there is no notification {notification_id}")
-        return decode(record)
+        try:
+            return decode(record)
+        except msgspec.MsgspecError:
+            raise NotFound(
+                f"the record of notification {notification_id} is damaged", hint="restore it from a backup"
+            ) from None
 
     async def page(
         self,
@@ -88,23 +93,27 @@ class Notifications:
 
         rows = await self._db.read(find, scan=True)
         more = len(rows) > limit
-        return Page([decode(record) for _, record in rows[:limit]], str(rows[limit - 1][0]) if more else None)
+        found = filter(None, (_readable(record) for _, record in rows[:limit]))
+        return Page(list(found), str(rows[limit - 1][0]) if more else None)
 
     async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
-        def take(connection: Connection) -> list[tuple[int, bytes]]:
-            found: list[tuple[int, bytes]] = []
+        def take(connection: Connection) -> list[Claim]:
+            found: list[tuple[int, bytes, int]] = []
             for priority in URGENCY.values():
                 found += connection.execute(
                     """UPDATE notifications SET owner = ?1, fence = fence + 1, due_at = ?2 WHERE seq IN (
                          SELECT seq FROM notifications WHERE priority = ?3 AND due_at <= ?4 ORDER BY due_at LIMIT ?5
-                       ) RETURNING fence, record""",
+                       ) RETURNING fence, record, seq""",
                     (owner, now + lease_s, priority, now, limit - len(found)),
                 ).fetchall()
                 if len(found) >= limit:
                     break
-            return found
+            read = [(fence, _readable(record), seq) for fence, record, seq in found]
+            _set_aside(connection, [seq for _, record, seq in read if record is None])
+            return [Claim(record, fence) for fence, record, _ in read if record is not None]
 
-        return [Claim(decode(record), fence) for fence, record in await self._db.write(take)]
+        claims: list[Claim] = await self._db.write(take)
+        return claims
 
     async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
         def take(connection: Connection) -> list[Claim | None]:
@@ -256,6 +265,23 @@ def _accept(connection: Connection, groups: Sequence[Sequence[Offer]]) -> list[l
     return results
 
 
+def _readable(record: bytes) -> Record | None:
+    """The record, None where it is damaged: one that cannot be read must not keep the others from being so."""
+    try:
+        return decode(record)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _set_aside(connection: Connection, damaged: Sequence[int]) -> None:
+    """Never hand these out again; in the books they are among what waits for a person."""
+    for seq in damaged:
+        connection.execute(
+            "UPDATE notifications SET status = 'dead_lettered', due_at = NULL, held = NULL, owner = NULL WHERE seq = ?",
+            (seq,),
+        )
+
+
 def _lease(connection: Connection, notification_id: str, owner: str, now: float, lease_s: float) -> Claim | None:
     row = connection.execute(
         """UPDATE notifications SET owner = ?1, fence = fence + 1, due_at = ?2
@@ -402,7 +428,7 @@ def _books(connection: Connection, tenant: str | None) -> Books:
                     OR instr(record, CAST(?2 AS BLOB)) > 0)""",
             (tenant, f'"event":"{SENT_TWICE}"'),
         )
-        duplicates = sum(decode(row[0]).possible_duplicates for row in doubted)
+        duplicates = sum(record.possible_duplicates for row in doubted if (record := _readable(row[0])) is not None)
     finally:
         connection.execute("ROLLBACK")
     return Books.balanced(

@@ -16,10 +16,12 @@ from typing import Annotated
 import typer
 
 from bellbuoy import __version__
+from bellbuoy.clock import Clock
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.service.cli import backup, breach, letters, operate, output, show, steer
 from bellbuoy.service.cli import load as loading
 from bellbuoy.service.cli.client import path_of
+from bellbuoy.service.cli.drill import drill_app
 from bellbuoy.service.cli.options import (
     Config,
     DataDir,
@@ -66,6 +68,7 @@ for name, (group, _) in LISTS.items():
     group.callback(invoke_without_command=True)(_listing)
     app.add_typer(group, name=name)
 app.command()(steer.rollback)
+app.add_typer(drill_app, name="drill")
 
 
 def main() -> None:
@@ -92,7 +95,7 @@ def _root(
     """A notification service that keeps delivering when its parts fail."""
 
 
-def _run(settings: Settings, *, accepting: bool, working: bool) -> None:
+def _run(settings: Settings, *, accepting: bool, working: bool, clock: Clock | None = None) -> None:
     import uvloop
 
     from bellbuoy.service import runtime
@@ -107,9 +110,9 @@ def _run(settings: Settings, *, accepting: bool, working: bool) -> None:
     several = settings.server.workers > 1
     with _one_error():
         status = uvloop.run(
-            (runtime.supervise if several else runtime.run)(
-                settings, accepting=accepting, working=working, announce=announce
-            )
+            runtime.supervise(settings, accepting=accepting, working=working, announce=announce)
+            if several
+            else runtime.run(settings, accepting=accepting, working=working, announce=announce, clock=clock)
         )
     if status:
         raise typer.Exit(status)
@@ -160,6 +163,15 @@ def serve(
 
         settings = with_overrides(settings, {"sandbox": {"enabled": True}})
     _run(settings, accepting=True, working=True)
+
+
+@app.command(hidden=True)
+def drilled(data_dir: DataDir = None, port: Port = None) -> None:
+    """Be one process by a clock that a drill sets."""
+    from bellbuoy.service.drills.shifted import ShiftedClock
+
+    settings = settings_of(None, data_dir, port=port, workers=1)
+    _run(settings, accepting=True, working=True, clock=ShiftedClock(settings.data.dir))
 
 
 @app.command()

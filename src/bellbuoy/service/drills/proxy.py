@@ -16,10 +16,11 @@ class Proxy:
 
     Args:
         port: the server's.
+        host: the server's.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = (host, port)
         self._delay_s = 0.0
         self._refusing = False
         self._connections: set[asyncio.StreamWriter] = set()
@@ -72,7 +73,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            there, to_there = await asyncio.open_connection("127.0.0.1", self._target)
+            there, to_there = await asyncio.open_connection(*self._target)
         except OSError:
             writer.transport.abort()
             return

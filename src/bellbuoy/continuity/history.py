@@ -2,12 +2,12 @@
 
 `lost`: answered 202 and not in the ledger, or in no final state. `unexpected`: seen by a provider, not in the ledger.
 `sent_after_delivered`: tried again after the ledger had called it delivered. `calls_beyond_doubt`: a provider got it
-more often than its attempts with an unknown outcome explain.
+more often than its attempts with an unknown outcome explain. `split`: one key was answered with more than one id.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     sent_after_delivered: list[str] = field(default_factory=list)
     calls_beyond_doubt: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
     duplicates: int = 0
     recovered: int = 0
 
@@ -35,6 +36,7 @@ class Report:
             "unexpected": len(self.unexpected),
             "sent_after_delivered": len(self.sent_after_delivered),
             "calls_beyond_doubt": len(self.calls_beyond_doubt),
+            "split": len(self.split),
             "duplicates": self.duplicates,
         }
 
@@ -57,6 +59,10 @@ def check(
     by_id = {n["id"]: n for n in notifications}
     answered = {h["id"]: h["key"] for h in history if h["type"] == "ok"}
     report.accepted = len(answered)
+    ids_of: defaultdict[str, set[str]] = defaultdict(set)
+    for notification_id, key in answered.items():
+        ids_of[key].add(notification_id)
+    report.split = [key for key, ids in ids_of.items() if len(ids) > 1]
     report.recovered = len(by_id.keys() - answered.keys())
     for notification_id, key in answered.items():
         found = by_id.get(notification_id)
@@ -65,7 +71,9 @@ def check(
     calls: Counter[str] = Counter()
     for provider in seen.values():
         for item in provider:
-            calls[_title(item)] += 1
+            if item.get("delivered") is False:
+                continue  # It was turned away or never looked at, so there was nothing that could have come twice.
+            calls[title_of(item)] += 1
     titles = {n["content"]["title"]: n for n in notifications}
     for title, count in calls.items():
         found = titles.get(title)
@@ -85,7 +93,7 @@ def check(
     return report
 
 
-def _title(item: dict[str, Any]) -> str:
-    """A text message carries the title as its first line."""
+def title_of(item: dict[str, Any]) -> str:
+    """The title of what a provider received; a text message carries it as its first line."""
     title = item.get("title") or item.get("body") or ""
     return str(title).splitlines()[0] if title else ""

@@ -1,0 +1,77 @@
+"""What was drilled: a file for each drill that was run, in the data directory."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from bellbuoy.continuity.drill import DrillReport
+
+KEPT_MAX = 1_000
+"""Records that are kept; the oldest go first."""
+_decoder = msgspec.json.Decoder(DrillReport)
+
+
+class Records:
+    """The records in `<data dir>/drills`.
+
+    Args:
+        data_dir: of the service.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "drills"
+
+    def add(self, report: DrillReport) -> Path:
+        """Keep a report; returns its file. Raises OSError."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(report.started_at))
+        path = self._folder / f"{at}-{report.drill}-{os.getpid()}.json"
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+        temporary.chmod(0o600)
+        temporary.rename(path)
+        for old in self._files()[:-KEPT_MAX]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def all(self) -> list[DrillReport]:
+        """Every record that can be read, the oldest first."""
+        found = []
+        for path in self._files():
+            try:
+                found.append(_decoder.decode(path.read_bytes()))
+            except (OSError, msgspec.MsgspecError):
+                continue  # Of another version, or half gone: it proves nothing.
+        return found
+
+    def since(self, now: float) -> float:
+        """Epoch seconds from which drills that were never run are waited for: the first time that anybody asked.
+
+        Args:
+            now: that moment, when this is the first time. Raises OSError when it cannot be written down.
+        """
+        path = self._folder / "since"
+        try:
+            return float(path.read_text())
+        except (OSError, ValueError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_text(f"{now:.3f}\n")
+            return now
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.json"))
+
+
+def who() -> str:
+    """The user and machine that run this."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container's user often has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,82 @@
+"""`bellbuoy drill` as an operator runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from bellbuoy.service.drills.node import wait_for
+from bellbuoy.service.drills.stack import SOON
+from tests.support.server import KEY, Server, request
+
+pytestmark = pytest.mark.acceptance
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
+    command = [sys.executable, "-m", "bellbuoy", "drill", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_a_drill_is_run_reported_and_recorded(tmp_path: Path) -> None:
+    page, data = tmp_path / "report.html", ("--data-dir", str(tmp_path / "data"))
+    done = run("run", "smtp_outage", "--json", "--html", str(page), *data)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    (report,) = json.loads(done.stdout)["reports"]
+    assert (report["drill"], report["result"]) == ("smtp_outage", "passed")
+    assert report["counts"]["lost"] == 0
+    assert {"nothing_lost", "books_balance", "others_felt_nothing"} <= {check["name"] for check in report["checks"]}
+    assert "smtp_outage" in page.read_text()
+    listed = {row["drill"]: row for row in json.loads(run("list", "--json", *data).stdout)["items"]}
+    assert listed["smtp_outage"]["result"] == "passed"
+    assert listed["smtp_outage"]["by"] == report["by"]
+    assert listed["fcm_outage"]["last_run"] is None
+    assert (listed["fcm_outage"]["every"], listed["region_loss"]["every"]) == ("monthly", "annual")
+
+
+def test_a_stack_that_runs_is_drilled_when_its_name_was_typed_and_only_by_its_switches(tmp_path: Path) -> None:
+    with Server(tmp_path / "live", env=dict(SOON)) as server:
+        data = ("--data-dir", str(tmp_path / "records"))
+        named = ("--url", server.url, "--key", KEY, *data)
+        name = urlsplit(server.url).netloc
+        refused = run("run", "sms_isolated", *named)
+        assert (refused.returncode, f"--confirm {name}" in refused.stderr) == (2, True)
+        refused = run("run", "complete_outage", *named, "--confirm", name)
+        assert (refused.returncode, "complete_outage is not run on a stack" in refused.stderr) == (2, True)
+        done = run("run", "sms_isolated", *named, "--confirm", name)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        assert "everything that was checked holds" in done.stdout
+        assert all(one["state"] == "closed" for one in server.get("/v1/breakers")["items"])
+
+
+def test_an_interrupt_undoes_the_fault_first(tmp_path: Path) -> None:
+    with Server(tmp_path / "live", env=dict(SOON)) as server:
+        command = [sys.executable, "-m", "bellbuoy", "drill", "run", "fcm_outage", "--duration", "60"]
+        named = ("--url", server.url, "--key", KEY, "--confirm", urlsplit(server.url).netloc)
+        data = ("--data-dir", str(tmp_path / "records"))
+        with subprocess.Popen([*command, *named, *data], stdout=subprocess.PIPE, text=True) as running:
+            wait_for(lambda: fault(server) is not None, why="the fault is there")
+            time.sleep(0.2)  # Somewhere in its midst.
+            running.send_signal(signal.SIGTERM)
+            assert running.wait(timeout=60) == 1
+        assert fault(server) is None
+        (record,) = (tmp_path / "records" / "drills").glob("*.json")
+        assert json.loads(record.read_text())["result"] == "aborted"
+
+
+def fault(server: Server) -> object:
+    found: object = request("GET", f"{server.url}/_control/fcm/fault").json()["fault"]
+    return found
+
+
+def test_what_there_is_not_is_said_with_the_cure(tmp_path: Path) -> None:
+    done = run("run", "fcm_outrage", "--data-dir", str(tmp_path))
+    assert (done.returncode, "bellbuoy drill list" in done.stderr) == (2, True)

@@ -1,0 +1,69 @@
+"""Run drills, with or without what protects the service, and look for what has to be found wanting."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bellbuoy.clock import SystemClock
+from bellbuoy.continuity.drill import DrillReport
+from bellbuoy.service.drills import session
+from bellbuoy.service.drills.conduct import Pace
+from tests.support.missing import required
+
+UNPROTECTED = Path(__file__).with_name("unprotected.py")
+
+WANTED = {
+    "no_retry": "all_delivered",
+    "no_guard": "cut_off",
+    "one_bulkhead": "others_felt_nothing",
+    "credentials_are_final": "all_delivered",
+    "no_hold": "all_delivered",
+    "modes_refuse": "nothing_refused",
+    "leases_never_end": "recovered",
+    "no_fence": "no_secret_duplicate",
+    "no_deduplication": "one_key_one_id",
+    "early_answer": "nothing_lost",
+    "accept_without_room": "nothing_lost",
+    "one_clock": "durations_hold",
+    "no_checksum": "recovered",
+    "permanent_is_retried": "recovered",
+    "damage_stops_all": "recovered",
+    "every_home_is_needed": "nothing_refused",
+    "redis_is_needed": "nothing_refused",
+    "nothing_is_shipped": "rpo",
+    "one_target": "recovered",
+}
+"""What has to be found wanting when a protection is taken out."""
+
+
+def drilled(names: Sequence[str], plan: session.Plan) -> list[DrillReport]:
+    reports: list[DrillReport] = []
+    with required():
+        session.run(names, plan, by="tests", clock=SystemClock(), tell=print, done=reports.append)
+    return reports
+
+
+def pass_all(names: Sequence[str]) -> None:
+    """Run drills in their short form; every one has to pass."""
+    reports = drilled(names, session.Plan(pace=Pace(steady_s=0.7, after_s=0.4)))
+    assert {one.drill: (one.result, one.why) for one in reports if one.result != "passed"} == {}
+    assert len(reports) == len(names)
+    for report in reports:
+        assert report.counts["accepted"] > 20
+        assert [phase.name for phase in report.phases] == ["steady", "fault", "after", "settling"]
+
+
+def find_wanting(names: Sequence[str], sabotage: str, *, seconds: float | None = None) -> None:
+    """Run drills without a protection; every one has to find that it is not there.
+
+    Args:
+        seconds: how long the fault lasts, None for the drill's own time.
+    """
+    pace = Pace(steady_s=0.7, seconds=seconds, after_s=0.4, settle_s_max=5.0)
+    # -P: modules beside it are named as drivers are.
+    plan = session.Plan(pace=pace, command=(sys.executable, "-P", str(UNPROTECTED), sabotage))
+    for report in drilled(names, plan):
+        assert report.result in ("failed", "aborted"), (report.drill, report.why)
+        assert WANTED[sabotage] in {check.name for check in report.checks if not check.passed}, report.why

@@ -1,0 +1,89 @@
+"""Records of drills, what is overdue, and the page: nothing fetched, nothing that a report says can break out of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bellbuoy.clock import ManualClock
+from bellbuoy.continuity.drill import Check, DrillReport, Phase, Reading
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.drills.due import DrillsDue
+from bellbuoy.service.drills.page import page
+from bellbuoy.service.drills.records import Records
+from bellbuoy.service.settings import load, with_overrides
+from bellbuoy.service.telemetry import ServiceTelemetry
+
+DAY_S = 86_400.0
+
+
+def report(**fields: object) -> DrillReport:
+    given: dict[str, object] = {
+        "drill": "fcm_outage",
+        "stack": "alone",
+        "hypothesis": "It waits.",
+        "fault": "It fails.",
+        "by": "ann@host",
+        "started_at": 1_800_000_000.0,
+        "result": "passed",
+        "why": "all holds",
+    }
+    return DrillReport(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def test_a_record_comes_back_as_it_was_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    first, second = report(), report(started_at=1_800_000_100.0, checks=[Check("felt", "it was", True)])
+    records.add(second)
+    path = records.add(first)
+    assert path.stat().st_mode & 0o777 == 0o600
+    (path.parent / "torn.json").write_text('{"drill": "fcm_')
+    assert records.all() == [first, second]
+
+
+def overdue(telemetry: ServiceTelemetry) -> dict[str, float]:
+    lines = telemetry.exposition().decode().splitlines()
+    found = [re.fullmatch(r'bellbuoy_drill_overdue\{drill="(\w+)"\} (\S+)', line) for line in lines]
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+def test_what_is_overdue_shows_in_a_metric_until_it_is_passed(tmp_path: Path) -> None:
+    plan: dict[str, dict[str, object]] = {
+        "data": {"dir": tmp_path},
+        "drills": {"monthly": ["fcm_outage"], "quarterly": [], "annual": []},
+    }
+    clock = ManualClock()
+    telemetry = ServiceTelemetry(clock)
+    due = DrillsDue(with_overrides(load(), plan), clock=clock, telemetry=telemetry)
+    due.look()
+    assert overdue(telemetry) == {"fcm_outage": 0.0}
+    clock.jump(32 * DAY_S)
+    due.look()
+    assert overdue(telemetry) == {"fcm_outage": 1.0}
+    Records(tmp_path).add(report(started_at=clock.time()))
+    due.look()
+    assert overdue(telemetry) == {"fcm_outage": 0.0}
+
+
+def test_a_drill_that_there_is_not_is_an_error_that_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BELLBUOY_DRILLS__MONTHLY", '["fcm_outrage"]')
+    with pytest.raises(ConfigurationError, match="did you mean fcm_outage"):
+        load()
+
+
+def test_a_page_needs_nothing_else_and_shows_what_was_so(tmp_path: Path) -> None:
+    readings = [
+        Reading(0.5, 0.5, sent=10, accepted=10, p50_s=0.002, p99_s=0.01, pending=0, modes=(), issues=()),
+        Reading(1.0, 0.5, sent=10, accepted=8, refused=2, pending=4, modes=("fcm_fallback",), issues=("fcm_down",)),
+        Reading(1.5, 0.5, sent=0, modes=None, issues=None),
+    ]
+    checks = [Check("felt", "it was felt", False, "<script>alert(1)</script>")]
+    text = page([report(timeline=readings, phases=[Phase("fault", 0.5, 1.0)], checks=checks, counts={"accepted": 18})])
+    assert "<script" not in text
+    assert not re.search(r"(src|href)=\"(?!#)|url\(|@import", text)
+    assert text.count("<svg") == 5
+    assert "fcm_fallback: 0.5 to 1.0 s" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "&lt;script&gt;" in text
