@@ -20,7 +20,7 @@ from bellbuoy.service.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
 SITUATIONS = {"complete_outage", "partial_degradation", "data_breach"}
-OF_RULES = {"slo_burn", "books_difference", "backup_old"}
+OF_RULES = {"slo_burn", "books_difference"}
 RULES = FOLDER.parents[1] / "deploy" / "prometheus" / "rules.yaml"
 PARTS = ("What is going on", "Check", "Mend", "Escalate")
 TOLD_OF = {"rollback_failed"}  # By the watch over changes, which tells of nothing else.

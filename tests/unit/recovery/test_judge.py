@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bellbuoy.model.change import Figures
@@ -79,6 +79,7 @@ def test_what_is_the_same_as_before_is_never_worse(same: Figures, ended: bool) -
 
 
 @given(figures, figures, st.integers(1, 500))
+@example(Figures(20, 0, 1.0), Figures(20, 0, 3.0), 2)
 def test_more_failures_never_make_it_better(before: Figures, after: Figures, more: int) -> None:
     order = ("as_good", "unclear", "worse")
     failing = Figures(after.calls, min(after.calls, after.failures + more), after.p95_s)
