@@ -15,15 +15,8 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Reply, from_here
 from bellbuoy.service.api.health import all_breakers, breaker_view, collect, health
 from bellbuoy.service.api.notifications import limit_of
-from bellbuoy.service.api.schemas import (
-    BreakerPost,
-    DiscardFilter,
-    DiscardPost,
-    KeyPost,
-    ModePut,
-    ReplayPost,
-    RestorePost,
-)
+from bellbuoy.service.api.operating import BreakerPost, KeyPost, ModePut
+from bellbuoy.service.api.schemas import DiscardFilter, DiscardPost, ReplayPost, RestorePost
 
 _replay = msgspec.json.Decoder(ReplayPost)
 _discard = msgspec.json.Decoder(DiscardPost)

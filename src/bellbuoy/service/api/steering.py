@@ -14,7 +14,7 @@ from bellbuoy.model.notification import BODY_BYTES_MAX
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 from bellbuoy.service.api.notifications import limit_of
-from bellbuoy.service.api.schemas import FlagPut, SettingPut
+from bellbuoy.service.api.operating import FlagPut, SettingPut
 from bellbuoy.service.api.views import stamp
 from bellbuoy.service.live import NAMES
 

@@ -10,7 +10,7 @@ from bellbuoy.errors import NotFound
 from bellbuoy.model.change import Valued
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
-from bellbuoy.service.api.schemas import RenderPost, TemplatePut
+from bellbuoy.service.api.operating import RenderPost, TemplatePut
 from bellbuoy.service.api.steering import made, name_of
 from bellbuoy.service.templates import check, choose
 from bellbuoy.service.templates import render as fill_in
