@@ -66,9 +66,10 @@ def judge(
             return Verdict("worse", f"{name}: {_percent(now.failures / now.calls)} failed, before {_percent(rate_was)}")
         if now.calls < bounds.calls_min:
             doubts.append(f"too few calls after of {name}: {now.calls}")
-        elif now.failures / now.calls > limit:
+            continue
+        if now.failures / now.calls > limit:
             doubts.append(f"{name}: {_percent(now.failures / now.calls)} failed, which may be chance")
-        elif was.p95_s is not None and now.p95_s is not None and ended:
+        if was.p95_s is not None and now.p95_s is not None and ended:
             if now.p95_s > max(was.p95_s * bounds.p95_worse_times, was.p95_s + P95_SLACK_S):
                 return Verdict("worse", f"{name}: p95 {now.p95_s:.3f} s, before {was.p95_s:.3f} s")
         elif ended:
