@@ -179,7 +179,8 @@ def test_the_command_line_lists_and_sets(server: Server) -> None:
     items = {one["name"]: one for one in json.loads(server.cli("settings", "list", "--json"))["items"]}
     assert (items["retry.max_attempts"]["value"], items["retry.max_attempts"]["default"]) == (6, 3)
     assert server.cli("settings", "set", "retry.max_attempts", "default") == "retry.max_attempts is 3\n"
-    server.cli("settings", "set", "retry.max_attempts", "many", status=2)
+    for wrong in ("many", "nan", "inf", "1e999"):
+        server.cli("settings", "set", "retry.max_attempts", wrong, status=2)
     ids = [one["id"] for one in json.loads(server.cli("rollback", "--json"))["items"]]
     assert ids == ["setting:retry.max_attempts:2", "setting:retry.max_attempts:1"]
     server.cli("rollback", "--keep", status=2)

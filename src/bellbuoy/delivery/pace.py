@@ -27,7 +27,8 @@ class Pace:
     """
 
     def __init__(self, name: str, *, rate_per_s: float, shared: RateLimit, alone: RateLimit, clock: Clock) -> None:
-        self._name = name
+        # Places are taken at a rate: those of one that was far too low would hold back what goes by the next for hours.
+        self._places = f"{name}:{rate_per_s:g}"
         self.rate_per_s = rate_per_s
         self._shared = shared
         self._alone = alone
@@ -48,4 +49,4 @@ class Pace:
 
     async def _reserve(self, limit: RateLimit) -> float | None:
         burst = max(1, int(self.rate_per_s / 10))
-        return await limit.reserve(self._name, rate_per_s=self.rate_per_s, burst=burst, wait_s_max=WAIT_S_MAX)
+        return await limit.reserve(self._places, rate_per_s=self.rate_per_s, burst=burst, wait_s_max=WAIT_S_MAX)

@@ -195,7 +195,7 @@ class Recovery:
         )
         self._telemetry.recovery(incident.plan or "", "successful")
         await self._incidents.change(
-            incident.id, lambda one: replace(one, status="settling", settled_at=now, steps=reports)
+            incident.id, _unless_over(lambda one: replace(one, status="settling", settled_at=now, steps=reports))
         )
 
     async def _failed(self, incident: Incident, why: str) -> None:
@@ -206,16 +206,18 @@ class Recovery:
         next_at = None if spent else self._clock.time() + wait_s(attempts)
         changed = await self._incidents.change(
             incident.id,
-            lambda one: replace(
-                one,
-                status="exhausted" if spent else "open",
-                attempts=attempts,
-                next_at=None if one.acknowledged_at else next_at,
-                steps=incident.steps,
-                settled_at=None,
+            _unless_over(
+                lambda one: replace(
+                    one,
+                    status="exhausted" if spent else "open",
+                    attempts=attempts,
+                    next_at=None if one.acknowledged_at else next_at,
+                    steps=incident.steps,
+                    settled_at=None,
+                )
             ),
         )
-        if spent:
+        if changed.status == "exhausted":
             self._telemetry.event("recovery_exhausted", incident=incident.id, plan=incident.plan, attempts=attempts)
             self._telemetry.recovery(incident.plan or "", "exhausted")
             await self._tell_humans(changed)
@@ -307,6 +309,11 @@ class StoredSagaLog:
         """Keep no log of a saga that this process has run. Raises as the store does."""
         with contextlib.suppress(Conflict):  # Else another runner has gone on with it, and forgets it.
             await self._store.delete("saga", saga_id, version=self._versions.pop(saga_id, 0))
+
+
+def _unless_over(how: Callable[[Incident], Incident]) -> Callable[[Incident], Incident]:
+    """The same change, but none to what somebody has called over while its plan was tried."""
+    return lambda one: one if one.status == "resolved" else how(one)
 
 
 def _reports(state: SagaState) -> list[StepReport]:

@@ -212,7 +212,8 @@ class Rollback:
             self._telemetry.event("rollback_started", change=change.id, why=change.version.why)
             saga = Saga("rollback", self._steps(change))
             tried = self._failures.get(change.id, 0)
-            await saga.run(f"rollback/{change.id}/{tried}", StoredSagaLog(self._store))
+            # What was decided anew, after it had failed for good, is not answered from the log of that failure.
+            await saga.run(f"rollback/{change.id}/{change.version.decided_at}/{tried}", StoredSagaLog(self._store))
         except SagaFailed as error:
             await self._failed(change, error)
         else:

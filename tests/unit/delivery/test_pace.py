@@ -46,6 +46,14 @@ async def test_workers_share_the_rate_or_keep_to_it_alone() -> None:
     assert await taken(clock, workers, 2, 0.9) == [True] * 4
 
 
+async def test_a_rate_that_was_far_too_low_holds_nothing_back_once_it_is_another() -> None:
+    clock = ManualClock()
+    shared = Limit(clock=clock)
+    assert await paces(clock, shared, 0.001)[0].turn()
+    assert not await paces(clock, shared, 0.001)[0].turn()
+    assert await paces(clock, shared, 100.0)[0].turn()
+
+
 async def test_who_would_wait_too_long_is_told_so() -> None:
     clock = ManualClock()
     workers = paces(clock, Limit(clock=clock), 1.0)[:1]

@@ -292,6 +292,23 @@ async def test_what_was_called_over_by_hand_is_not_begun_again_while_it_lasts(wo
     assert len(await world.incidents.all(limit=10)) == 2
 
 
+@pytest.mark.parametrize("failing", [set(), {"second"}], ids=["succeeds", "fails"])
+async def test_what_is_called_over_while_its_plan_is_tried_stays_over(world: World, failing: set[str]) -> None:
+    world.start("a")
+    world.failing, world.gate = failing, asyncio.Event()
+    world.break_()
+    await world.pass_time(31)
+    one = await world.only()
+    assert one.status == "recovering"
+    await world.incidents.resolve(one.id, by="ann")
+    world.gate.set()
+    await world.pass_time(120)
+    one = await world.only()
+    assert (one.status, one.resolved_by) == ("resolved", "ann")
+    assert world.told == []
+    assert len(world.done) == 2
+
+
 async def test_an_incident_that_is_not_there_is_said_to_be(world: World) -> None:
     with pytest.raises(NotFound):
         await world.incidents.acknowledge("inc-none", by="ann")

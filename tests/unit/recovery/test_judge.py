@@ -65,6 +65,11 @@ def test_what_fell_silent_is_never_a_success() -> None:
     assert judge(before, GOOD, BOUNDS, concerned=FCM, ended=True).is_ == "unclear"
 
 
+def test_a_rate_that_may_be_chance_hides_no_latency_that_is_worse() -> None:
+    before = {"fcm": Figures(20, 15, 0.25)}
+    assert judge(before, {"fcm": Figures(20, 17, 1.0)}, BOUNDS, concerned=FCM, ended=True).is_ == "worse"
+
+
 figures = st.builds(
     lambda calls, share, p95: Figures(calls, int(calls * share), p95),
     st.integers(0, 5_000),

@@ -311,6 +311,26 @@ async def test_what_cannot_be_taken_back_stays_and_people_are_told_once(world: W
     assert world.telemetry.names().count("rollback_done") == 1
 
 
+async def test_what_could_not_be_taken_back_can_be_by_hand_once_that_works(world: World) -> None:
+    class Refusing(FailingStore):
+        refusing = True
+
+        async def write(self, kind: Kind, id: str, data: bytes, *, version: int) -> Kept:
+            if self.refusing and b'"restored"' in data:
+                raise Unavailable("refused")
+            return await super().write(kind, id, data, version=version)
+
+    store = Refusing(world.store)
+    one = world.process(store=store)
+    await one.changes.put("setting", NAME, 5, by="k")
+    one.measures.after = {"fcm": Figures(10, 10, 0.1)}
+    await world.pass_time(20, one)
+    assert (await world.status(), await world.value()) == ("inconclusive", 5)
+    store.refusing = False
+    await one.rollback.roll_back(ID, by="ann")
+    assert (await world.status(), await world.value()) == ("reverted", None)
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_rollback_outlives_a_crash_at_any_of_its_writes(tmp_path: Path, after: bool) -> None:
     crashes = 0

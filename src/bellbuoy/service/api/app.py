@@ -140,7 +140,7 @@ def _read_only() -> HttpError:
     return HttpError(
         503,
         "read_only",
-        "the ledger is away, so nothing but notifications is taken at the moment",
+        "the mode read_only is active, so nothing but notifications is taken at the moment",
         hint="try again; GET /v1/modes says why",
         headers={"Retry-After": "5"},
     )

@@ -47,7 +47,7 @@ CODES = {
     "payload_too_large": "no push provider would take a message of this size",
     "idempotency_key_reused": "the key came with another request before",
     "rate_limited": "too much at once; nothing was accepted",
-    "read_only": "the ledger is away; users, devices, keys and flags cannot be changed",
+    "read_only": "the ledger is away, or the mode is pinned; users, devices, keys and flags cannot be changed",
     "accepting_stopped": "an operator has stopped the acceptance of notifications",
     "store_full": "no home has room; nothing was accepted",
     "store_unavailable": "no home could be reached; nothing was accepted",

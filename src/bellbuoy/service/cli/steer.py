@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -74,8 +75,11 @@ def _number(text: str) -> int | float | None:
     if text == "default":
         return None
     try:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
-    except ValueError:
+        number = int(text) if text.lstrip("-").isdigit() else float(text)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    except (ValueError, OverflowError):
         raise ConfigurationError(f"{text} is no number", hint="a number, or default") from None
 
 
