@@ -160,8 +160,9 @@ class Recovery:
         elif incident.status == "exhausted":
             await self._tell_humans(incident)
         elif incident.next_at is not None and now >= incident.next_at:
-            trying = replace(incident, status="recovering", run=incident.run + 1, next_at=None, steps=[])
-            self._start(await self._incidents.change(incident.id, lambda _: trying))
+            begun = await self._incidents.change(incident.id, _begin)
+            if begun.status == "recovering":
+                self._start(begun)
 
     def _start(self, incident: Incident) -> None:
         task = asyncio.create_task(self._attempt(incident), name=f"recovery-{incident.key}")
@@ -277,6 +278,13 @@ class Recovery:
                 await self._locks.release(held[0])
             except StoreError as error:  # Its lease ends by itself.
                 self._telemetry.event("recovery_stalled", code=error.code)
+
+
+def _begin(one: Incident) -> Incident:
+    """The incident as its plan is tried, unless somebody has said meanwhile that it is not to be."""
+    if one.status != "open" or one.next_at is None:
+        return one
+    return replace(one, status="recovering", run=one.run + 1, next_at=None, steps=[])
 
 
 class StoredSagaLog:

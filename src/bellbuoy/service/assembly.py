@@ -30,6 +30,7 @@ from bellbuoy.recovery.escalate import Escalation
 from bellbuoy.recovery.execute import StoredSagaLog
 from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, measured
 from bellbuoy.recovery.scaling import Alone, Scaling
+from bellbuoy.recovery.tidy import Tidying
 from bellbuoy.service.alerts import build_escalation
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.audit import build_audit
@@ -184,6 +185,7 @@ def build(
         settings, stores, values, flags, live, mending, lanes, owner=owner, clock=clock, telemetry=telemetry
     )
     loops |= {"recovery": mending.recovery, "escalation": escalation, "rollback": steering.rollback}
+    loops["tidying"] = Tidying((stores.local, stores.control), clock=clock, telemetry=telemetry)
     loops |= {"drills": DrillsDue(settings, clock=clock, telemetry=telemetry)}
     intake, cancellation = _accepting(settings, stores, worker, vitals, telemetry, clock, rng)
     if accepting:
