@@ -22,6 +22,13 @@ LISTED_MAX = 500
 _TRIES_MAX = 8
 
 
+def _unknown(incident_id: str) -> NotFound:
+    return NotFound(
+        f"this machine has no incident {incident_id[:64]}",
+        hint="GET /v1/incidents lists them; one of another machine is changed there",
+    )
+
+
 class Incidents:
     """The incidents that this machine keeps, with those of others where they can be read.
 
@@ -86,10 +93,7 @@ class Incidents:
         """One of this machine. Raises NotFound."""
         kept = await self._local.read("incident", incident_id)
         if kept is None:
-            raise NotFound(
-                f"this machine has no incident {incident_id[:64]}",
-                hint="GET /v1/incidents lists them; one of another machine is changed there",
-            )
+            raise _unknown(incident_id)
         return _decode(kept.data)
 
     async def change(self, incident_id: str, how: Callable[[Incident], Incident]) -> Incident:
@@ -103,7 +107,7 @@ class Incidents:
         for _ in range(_TRIES_MAX):
             kept = await self._local.read("incident", incident_id)
             if kept is None:
-                raise NotFound(f"this machine has no incident {incident_id[:64]}")
+                raise _unknown(incident_id)
             changed = how(_decode(kept.data))
             try:
                 await self._local.write("incident", incident_id, _encode(changed), version=kept.version)

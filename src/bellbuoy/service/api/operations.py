@@ -69,7 +69,7 @@ async def change_breaker(context: Context, call: Call) -> Reply:
     name = call.path("name")
     breaker = all_breakers(context).get(name)
     if breaker is None:
-        raise NotFound(f"there is no breaker {name[:64]}")
+        raise NotFound(f"there is no breaker {name[:64]}", hint="GET /v1/breakers lists them")
     action = (await call.document(_breaker, BODY_BYTES_MAX)).action
     getattr(breaker, action)()
     context.telemetry.event("breaker_changed_by_hand", breaker=name, action=action, key=call.key.id)

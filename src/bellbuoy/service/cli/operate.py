@@ -68,6 +68,8 @@ def breakers_set(
     as_json: Json = False,
 ) -> None:
     """Open a breaker by hand, close it, or forget what it counted."""
+    if action not in ("isolate", "close", "reset"):
+        raise ConfigurationError(f"{action} is nothing that can be done to a breaker", hint="isolate, close or reset")
     now = client_of(url, key, data_dir).post(path_of("v1", "breakers", name), {"action": action})
     output.show_json(now) if as_json else print(f"{now['name']} is {now['state']}")
 
