@@ -171,6 +171,7 @@ def test_an_operator_holds_a_mode_on_and_lets_it_go(server: Server) -> None:
     assert server.call("PUT", "/v1/modes/unknown", {"pinned": True}).status == 404
     assert server.call("PUT", "/v1/modes/read_only", {"pinned": "yes"}).status == 422
     server.cli("modes", "pin", "read_only", "maybe", status=2)
+    server.cli("breakers", "set", "fcm", "maybe", status=2)
 
 
 def test_the_metrics_and_the_command_line_show_the_modes(server: Server) -> None:
