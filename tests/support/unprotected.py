@@ -140,8 +140,12 @@ def leases_never_end() -> None:
     async def renew(self: Notifications, owner: str, *, until: float) -> int:
         return 0
 
+    async def hand_back(self: Notifications, owner: str | None, *, now: float) -> int:
+        return 0
+
     put(Notifications, "claim", claim_for_ever)
     put(Notifications, "renew", renew)
+    put(Notifications, "hand_back", hand_back)
     worker_saves_for_ever()
 
 

@@ -96,6 +96,7 @@ class Homes:
         self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What was answered for here of late.
         self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
         self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
+        self._ailing = False  # The ledger refused something, and has not been found well since.
         self._left: set[asyncio.Task[None]] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -407,8 +408,7 @@ class Homes:
         """Give the other homes what only the journal has, whenever there is something, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._healing(), name="heal-journal")
-            if self._queue is not None:
-                group.create_task(self._settling(self._queue), name="heal-settle")
+            group.create_task(self._settling(), name="heal-settle")
 
     async def heal(self) -> int:
         """Give one batch of the journal to a home that takes it; returns how many entries that were.
@@ -459,12 +459,15 @@ class Homes:
             else:
                 await self._clock.sleep(self._settings.pause_s)
 
-    async def _settling(self, queue: Queue) -> None:
-        """Find out, after the ledger was away, when all that was done meanwhile has come to it."""
+    async def _settling(self) -> None:
+        """Find out, after the ledger failed, when it takes things again and has all that was done meanwhile.
+
+        Nobody need send anything for that: where the disk was full, the journal may have nothing to heal.
+        """
         quiet, back_s = 0, 0.0
         while True:
             await self._clock.sleep(1.0)
-            if not self._away:
+            if not (self._away or self._ailing):
                 continue
             try:
                 await self._ledger.probe()
@@ -473,13 +476,15 @@ class Homes:
                 quiet, back_s = 0, 0.0
                 continue
             back_s += 1.0
-            try:
-                waiting = (await queue.depth())["outcomes"] + self.kept.pending()
-            except Exception:
-                waiting = 1
+            waiting = self.kept.pending()
+            if self._queue is not None:
+                try:
+                    waiting += (await self._queue.depth())["outcomes"]
+                except Exception:
+                    waiting = 1
             quiet = quiet + 1 if not waiting else 0
             # Twice: an account may be between the queue and the ledger in somebody's hands.
-            if quiet >= 2 or back_s >= self._settings.settle_s_max:
+            if quiet >= 2 or (self._queue is not None and back_s >= self._settings.settle_s_max):
                 self._away, quiet, back_s = False, 0, 0.0
                 self._found()
                 self.nudge()
@@ -501,9 +506,10 @@ class Homes:
     def _lost(self, error: StoreError) -> None:
         name = "disk_full" if isinstance(error, Full) else "database_down"
         self._telemetry.raise_issue(Issue(name, "homes", f"the ledger takes nothing: {error.code}", self._clock.time()))
-        self._away = self._queue is not None
+        self._away, self._ailing = self._queue is not None, True
 
     def _found(self) -> None:
+        self._ailing = False
         for name in ("database_down", "disk_full"):
             self._telemetry.clear_issue(name, "homes")
 

@@ -188,6 +188,28 @@ async def test_with_no_home_left_nothing_is_accepted(house: House, monkeypatch: 
     assert house.homes.kept.ready()
 
 
+async def test_that_there_is_room_again_is_found_although_nobody_sends(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = asyncio.create_task(house.homes.run())
+    house.ledger.failure = Full("no room")
+
+    async def full(_data: bytes) -> int:
+        raise Full("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.journal, "append", full)
+        with pytest.raises(Full):
+            await house.homes.accept([house.offer("a")])
+    assert list(house.telemetry.issues) == [("disk_full", "homes")]
+    house.ledger.failure = None
+    async with asyncio.timeout(10):
+        while house.telemetry.issues:
+            await house.clock.advance(1.0)
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+
 async def test_it_keeps_no_more_than_it_may(tmp_path: Path) -> None:
     house = House(tmp_path, kept_max=2)
     house.ledger.failure = AWAY
