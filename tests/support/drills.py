@@ -61,7 +61,9 @@ def find_wanting(names: Sequence[str], sabotage: str, *, seconds: float | None =
     Args:
         seconds: how long the fault lasts, None for the drill's own time.
     """
-    pace = Pace(steady_s=0.7, seconds=seconds, after_s=0.4, settle_s_max=5.0)
+    # What is not over by then is wanting by itself; a duplicate shows only once everything is.
+    settle_s_max = 30.0 if WANTED[sabotage] == "no_secret_duplicate" else 5.0
+    pace = Pace(steady_s=0.7, seconds=seconds, after_s=0.4, settle_s_max=settle_s_max)
     # -P: modules beside it are named as drivers are.
     plan = session.Plan(pace=pace, command=(sys.executable, "-P", str(UNPROTECTED), sabotage))
     for report in drilled(names, plan):
