@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -119,7 +120,7 @@ class Restore:
             raise Missed(
                 f"{_utc(asked)} cannot be reached: {why}",
                 reachable=way.reached,
-                hint=f"the last second that can is --at {_utc(way.reached)}",
+                hint=f"the last second that can is --at {_utc(max(math.floor(way.reached), _first(full)))}",
             )
         return Plan(full, asked, min(asked, way.reached), ways)
 
@@ -228,11 +229,21 @@ def _full(backups: Sequence[Manifest], at: float | None, backup: str | None) -> 
         if not found:
             raise NotFound(f"there is no full backup {backup}", hint="bellbuoy backup list")
         return found[0]
-    before = [one for one in fulls if at is None or max((s.at for s in one.sources), default=0.0) <= at]
+    before = [one for one in fulls if at is None or _at(one) <= at]
     if not before:
-        hint = f"the first second that can be reached is {_utc(fulls[0].ended_at)}" if fulls else "bellbuoy backup full"
+        hint = f"the first second that can be reached is {_utc(_first(fulls[0]))}" if fulls else "bellbuoy backup full"
         raise NotFound("there is no full backup from before that second", hint=hint)
     return before[-1]
+
+
+def _at(full: Manifest) -> float:
+    """The moment of a full backup: when the last of its sources was copied."""
+    return max((one.at for one in full.sources), default=0.0)
+
+
+def _first(full: Manifest) -> int:
+    """The first whole second that a full backup leads to; the one it was taken in began before it."""
+    return math.ceil(_at(full))
 
 
 def _utc(at: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,7 +20,7 @@ from bellbuoy.continuity.backup import Backup
 from bellbuoy.continuity.restore import Missed, Restore, Restored
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
-from bellbuoy.errors import Conflict, Damaged, Unavailable
+from bellbuoy.errors import Conflict, Damaged, NotFound, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Offer
@@ -137,6 +138,19 @@ async def test_a_second_that_cannot_be_reached_is_refused_and_the_last_one_named
     with pytest.raises(Missed) as missed:
         await yard.restore(last + 3)
     assert missed.value.reachable == last
+
+
+async def test_the_seconds_that_a_refusal_names_can_be_reached(yard: Yard) -> None:
+    await yard.clock.advance(0.75)
+    await yard.backup.full()
+    with pytest.raises(NotFound) as none:
+        await yard.restore(yard.clock.time() - 3_600, "before")
+    with pytest.raises(Missed) as missed:
+        await yard.restore(yard.clock.time() + 3_600, "after")
+    for number, hint in enumerate((none.value.hint, missed.value.hint)):
+        assert hint is not None
+        named = datetime.fromisoformat(hint.split()[-1]).timestamp()
+        await yard.restore(named, f"named-{number}")
 
 
 async def test_a_gap_in_what_was_shipped_is_found(yard: Yard) -> None:
