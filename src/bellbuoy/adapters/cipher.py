@@ -124,8 +124,13 @@ def read_keys(path: Path) -> KeyRing:
 
 
 def new_key(name: str) -> str:
-    """A line for a key file."""
-    return f"{name} {secrets.token_hex(32)}"
+    """A line for a key file. Raises ConfigurationError for a name that no line may have."""
+    line = f"{name} {secrets.token_hex(32)}"
+    if "#" in name or " " in name or not _LINE.match(line):
+        raise ConfigurationError(
+            f"{name!r} cannot be the ID of a key", hint="up to 64 letters, digits, dots, underscores and hyphens"
+        )
+    return line
 
 
 def _key(text: str) -> bytes | None:

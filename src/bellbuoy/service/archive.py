@@ -182,9 +182,15 @@ def hold_directory(folder: Path, *, force: bool) -> IO[str]:
 
     Raises:
         Conflict: a process has it open, whatever `force` says; or there is a ledger in it, without `force`.
+        ConfigurationError: it cannot be made, or written to.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = (folder / "bellbuoy.lock").open("a")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "bellbuoy.lock").open("a")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the directory {folder} cannot be written: {error.strerror}", hint="restore --to another directory"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

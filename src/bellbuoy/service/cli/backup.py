@@ -95,6 +95,10 @@ def backup_restore(
     settings = settings_of(config, data_dir)
     if settings.ledger.embedded and (to is None or to_database is not None):
         raise ConfigurationError("the embedded ledger is restored into a directory", hint="give --to DIRECTORY")
+    if at is not None and backup is not None:
+        raise ConfigurationError(
+            "--backup restores a full backup as it is, and no other second", hint="leave --at off, or --backup"
+        )
     folder = to or settings.data.dir / "restored"
     second = None if at is None else _epoch(at)
 
@@ -205,12 +209,12 @@ def backup_prune(
 
 @backup_app.command("key")
 def backup_key(
-    name: Annotated[str | None, typer.Argument(metavar="ID", help="Its name; without it, today's date.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="ID", help="Its name; without it, this second.")] = None,
 ) -> None:
     """Print a new line for the key file; the last line's key seals, all of them open."""
     from bellbuoy.service.archive import new_key
 
-    print(new_key(name or f"k{datetime.now(UTC):%Y%m%d}"))
+    print(new_key(name or f"k{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
 
 
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
@@ -307,7 +311,9 @@ def _epoch(text: str) -> float:
     parsed: datetime | None
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        if parsed.tzinfo is not None:
+            parsed = parsed.astimezone(UTC)  # Raises where the offset leads out of the years that there are.
+    except (ValueError, OverflowError):
         parsed = None
     if parsed is None or parsed.tzinfo is None:
         raise ConfigurationError(

@@ -1,0 +1,44 @@
+"""What is typed wrongly under pressure is said so, with its cure, before anything is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.archive import hold_directory, new_key
+from bellbuoy.service.cli.backup import backup_key, backup_restore
+
+
+def test_a_second_of_no_year_that_there_is_is_refused(tmp_path: Path) -> None:
+    for at in ("9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"):
+        with pytest.raises(ConfigurationError, match="is no time"):
+            backup_restore(to=tmp_path / "to", at=at, data_dir=tmp_path)
+
+
+def test_a_second_and_a_full_backup_as_it_is_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no other second"):
+        backup_restore(to=tmp_path / "to", at="2026-12-01T08:00:05Z", backup="some", data_dir=tmp_path)
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigurationError, match="cannot be written") as raised:
+            hold_directory(folder, force=True)
+        assert "--to" in str(raised.value.hint)
+
+
+def test_keys_of_one_day_have_ids_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        backup_key()
+    first, second = (line.split()[0] for line in capsys.readouterr().out.splitlines())
+    assert first != second
+
+
+@pytest.mark.parametrize("name", ["with space", "a#b", "-k", "k" * 65])
+def test_a_key_gets_no_id_that_a_key_file_may_not_have(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="ID"):
+        new_key(name)
