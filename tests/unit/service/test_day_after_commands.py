@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bellbuoy.errors import ConfigurationError
+from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli.backup import backup_key, backup_restore
+from bellbuoy.service.cli.drill import drill_run
 
 
 def test_a_second_of_no_year_that_there_is_is_refused(tmp_path: Path) -> None:
@@ -42,3 +43,14 @@ def test_keys_of_one_day_have_ids_of_their_own(capsys: pytest.CaptureFixture[str
 def test_a_key_gets_no_id_that_a_key_file_may_not_have(name: str) -> None:
     with pytest.raises(ConfigurationError, match="ID"):
         new_key(name)
+
+
+def test_a_page_that_cannot_be_written_is_said_so_before_the_drill(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        drill_run(["fcm_outage"], html=tmp_path / "none" / "page.html", data_dir=tmp_path, url="http://127.0.0.1:1")
+
+
+def test_a_small_disk_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BellbuoyError, match="no directory") as raised:
+        drill_run(["disk_full"], small_disk=tmp_path / "none", data_dir=tmp_path)
+    assert "--small-disk" in str(raised.value.hint)

@@ -88,6 +88,8 @@ def drill_run(
     unknown = [name for name in names if name not in DRILLS]
     if unknown:
         raise ConfigurationError(f"there is no drill {unknown[0]}", hint="bellbuoy drill list shows them")
+    if html is not None:
+        _writable(html)
     records = Records(settings_of(config, data_dir).data.dir)
     plan = session.Plan(
         pace=Pace(rate_per_s=rate, seconds=duration),
@@ -116,6 +118,16 @@ def drill_run(
 
         html.write_text(page(reports))
     sys.exit(_status(reports) if whole else 1)
+
+
+def _writable(page: Path) -> None:
+    """Find out before the drill, which takes its time, whether its page can be written."""
+    try:
+        page.touch()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{page} cannot be written: {error.strerror}", hint="give --html another path"
+        ) from None
 
 
 def _interrupt(*_: object) -> None:

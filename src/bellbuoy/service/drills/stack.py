@@ -246,6 +246,8 @@ class SmallDiskStack(Stack):
     def make(self) -> None:
         if self.disk is None:
             self.disk = self._mounted = _mount(self.folder / "disk")
+        if not self.disk.is_dir():
+            raise CannotRun(f"there is no directory {self.disk}", hint="make it, or give --small-disk another")
         self.add("serve", str(self.disk / "data"), "serve", accepts=True)
 
     def close(self) -> None:
