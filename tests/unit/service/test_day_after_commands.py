@@ -8,6 +8,7 @@ import pytest
 
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.service.archive import hold_directory, new_key
+from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.backup import backup_key, backup_restore
 from bellbuoy.service.cli.drill import drill_run
 
@@ -54,3 +55,22 @@ def test_a_small_disk_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BellbuoyError, match="no directory") as raised:
         drill_run(["disk_full"], small_disk=tmp_path / "none", data_dir=tmp_path)
     assert "--small-disk" in str(raised.value.hint)
+
+
+def test_a_public_key_that_is_none_accuses_nobody(tmp_path: Path) -> None:
+    for public in ("zzz", "ab", ""):
+        with pytest.raises(ConfigurationError, match="public key"):
+            evidence.verify(tmp_path / "evidence.tar", public=public, data_dir=tmp_path)
+
+
+def test_a_time_range_that_ends_before_it_begins_clears_nobody(tmp_path: Path) -> None:
+    (tmp_path / "audit" / "0").mkdir(parents=True)
+    (tmp_path / "audit" / "0" / "00000000000000000001.log").touch()
+    with pytest.raises(ConfigurationError, match="--to"):
+        evidence.scope(since="2030-01-01T00:00:00Z", until="2020-01-01T00:00:00Z", data_dir=tmp_path)
+
+
+def test_evidence_of_a_directory_without_an_audit_log_makes_no_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no audit log"):
+        evidence.make(tmp_path / "out.tar", url="http://127.0.0.1:1", key="k", data_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []

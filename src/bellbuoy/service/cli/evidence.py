@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, set
 
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
 Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
+_PUBLIC = re.compile("[0-9a-fA-F]{64}")
 Until = Annotated[str | None, typer.Option("--to", help="RFC 3339; without it: until now.")]
 
 
@@ -49,6 +51,8 @@ def verify(
     from bellbuoy.service.stores import verifier
 
     folder = settings_of(None, data_dir).data.dir
+    if public is not None and not _PUBLIC.fullmatch(public):
+        raise ConfigurationError(f"{public} is no public key", hint="64 hexadecimal digits, as evidence printed them")
     if file is not None:
         found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
         document = {"sha256": found.sha256, "findings": msgspec.to_builtins(found.findings)}
@@ -89,10 +93,11 @@ def make(
     client = _service(url, key, data_dir)
     heads = _recorded(client, folder) or []
     documents = _documents(client)
+    files = segments(folder)
     signer = evidence_key(folder)
     manifest = sealing.seal_evidence(
         out,
-        segments=segments(folder),
+        segments=files,
         documents=documents,
         heads=heads,
         signer=signer,
@@ -255,7 +260,10 @@ def _public(data_dir: Path) -> str | None:
 
 
 def _scope(files: Files, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
-    return scoping.find(chains.entries(files), key=key_id, since=_seconds(since), until=_seconds(until))
+    began, ended = _seconds(since), _seconds(until)
+    if began is not None and ended is not None and ended < began:
+        raise ConfigurationError("--to is before --from", hint="change them over")
+    return scoping.find(chains.entries(files), key=key_id, since=began, until=ended)
 
 
 def _incidents(items: list[dict[str, Any]]) -> list[Line]:
