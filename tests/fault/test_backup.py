@@ -204,6 +204,11 @@ def test_what_cannot_be_restored_is_refused_and_says_why(tmp_path: Path) -> None
     _, complaint = operator.run("restore", "--to", str(data), status=1)
     assert "--force" in complaint
     operator.run("restore", "--to", str(data), "--force", "--json")
+    _, complaint = operator.run("restore", "--to", str(tmp_path / "side"), "--json")
+    assert "BELLBUOY_BOOTSTRAP_KEY" in complaint
+    (tmp_path / "side" / "bootstrap.key").touch()
+    _, complaint = operator.run("restore", "--to", str(tmp_path / "side"), "--force", "--json")
+    assert "BELLBUOY_BOOTSTRAP_KEY" not in complaint
     verified, _ = operator.run("verify", "--json")
     assert verified["sound"]
     assert operator.doctor()["level"] == "ok"

@@ -117,6 +117,11 @@ def backup_restore(
             )
 
     report = _run(restore)
+    if settings.ledger.embedded and not _has_key(folder):
+        output.err.print(
+            "no API key is ever in a backup: put bootstrap.key into the directory, "
+            "or start the service with another BELLBUOY_BOOTSTRAP_KEY"
+        )
     if as_json:
         output.show_json(msgspec.to_builtins(report))
         return
@@ -215,6 +220,11 @@ def backup_key(
     from bellbuoy.service.archive import new_key
 
     print(new_key(name or f"k{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+
+
+def _has_key(folder: Path) -> bool:
+    """Whether somebody who serves from a directory has a key to ask with."""
+    return "BELLBUOY_BOOTSTRAP_KEY" in os.environ or (folder / "bootstrap.key").exists()
 
 
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
