@@ -14,7 +14,7 @@ from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress, decode_changes, decode_sends, silent
 from bellbuoy.continuity.manifest import LOG, SENDS, Covered, Manifest, Part, sends_at, shipped_of
 from bellbuoy.continuity.vault import Vault
-from bellbuoy.errors import BellbuoyError, Damaged, NotFound
+from bellbuoy.errors import BellbuoyError, Damaged, Full, NotFound
 from bellbuoy.ports.archive import Change, Place
 from bellbuoy.ports.sends import Sent
 
@@ -199,12 +199,18 @@ class Restore:
         done = 0
         for name, parts in copy.files.items():
             path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                for part in parts:
-                    file.write(await self._vault.get(part.name, part))
-                    done += part.size
-                    progress(copy.source, done, of)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    for part in parts:
+                        file.write(await self._vault.get(part.name, part))
+                        done += part.size
+                        progress(copy.source, done, of)
+            except OSError as error:
+                raise Full(
+                    f"there is no room for {name} in {self._scratch}: {error.strerror}",
+                    hint="make room there, or take a directory on another disk",
+                ) from None
 
     async def _apply(self, way: Way, place: Place, asked: float, progress: Progress) -> int:
         number, count = way.copy.upto, 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -20,7 +22,7 @@ from bellbuoy.continuity.backup import Backup
 from bellbuoy.continuity.restore import Missed, Restore, Restored
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
-from bellbuoy.errors import Conflict, Damaged, NotFound, Unavailable
+from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Offer
@@ -151,6 +153,31 @@ async def test_the_seconds_that_a_refusal_names_can_be_reached(yard: Yard) -> No
         assert hint is not None
         named = datetime.fromisoformat(hint.split()[-1]).timestamp()
         await yard.restore(named, f"named-{number}")
+
+
+async def test_a_disk_without_room_for_what_is_restored_is_said_to_be_full(yard: Yard) -> None:
+    await yard.write(1)
+    await yard.backup.full()
+    await yard.restore(None, "small")
+    size = (yard.root / "small" / "bellbuoy.db").stat().st_size
+    await yard.write(40)
+    await yard.backup.ship()
+    for number, most in enumerate((size // 2, size)):
+        with files_of_at_most(most), pytest.raises(Full, match="room"):
+            await yard.restore(None, f"full-{number}")
+        assert not (yard.root / f"full-{number}" / "bellbuoy.db").exists()
+    await yard.restore(None, "roomy")
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk with that much room: what writes beyond it is refused by the system."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 async def test_a_gap_in_what_was_shipped_is_found(yard: Yard) -> None:

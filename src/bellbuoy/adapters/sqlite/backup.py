@@ -158,13 +158,18 @@ class SqlitePlace:
             for change in changes:
                 try:
                     apsw.Changeset.apply(change.data, connection)
+                except (apsw.FullError, apsw.IOError):
+                    raise _no_room(self.path) from None
                 except apsw.Error as error:
                     raise Damaged(f"change {change.number} of {self.name} does not fit: {error}") from None
             last = changes[-1]
             if _has(connection, "changes"):
                 connection.execute("DELETE FROM changes")
                 connection.execute("INSERT INTO changes VALUES (?, ?, x'')", (last.number, last.at))
-            connection.execute("COMMIT").fetchall()
+            try:
+                connection.execute("COMMIT").fetchall()
+            except (apsw.FullError, apsw.IOError):
+                raise _no_room(self.path) from None
 
     async def finish(self, timeline: str) -> None:
         """See `Place.finish`."""
@@ -181,6 +186,12 @@ class SqlitePlace:
         _remove(self._final)
         self.path.rename(self._final)
         _sync(self._final.parent)
+
+
+def _no_room(path: Path) -> Full:
+    return Full(
+        f"there is no room for the changes of {path.name}", hint="make room there, or take a directory on another disk"
+    )
 
 
 def copy(path: Path, to: Path) -> None:
