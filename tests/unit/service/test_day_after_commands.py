@@ -70,6 +70,16 @@ def test_a_time_range_that_ends_before_it_begins_clears_nobody(tmp_path: Path) -
         evidence.scope(since="2030-01-01T00:00:00Z", until="2020-01-01T00:00:00Z", data_dir=tmp_path)
 
 
+def test_a_key_of_which_the_log_has_nothing_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "audit" / "0").mkdir(parents=True)
+    (tmp_path / "audit" / "0" / "00000000000000000001.log").touch()
+    evidence.scope(key_id="mistyped", data_dir=tmp_path)
+    shown = capsys.readouterr()
+    assert "nothing of a key mistyped" in " ".join(shown.err.split())
+    evidence.scope(since="2020-01-01T00:00:00Z", data_dir=tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_evidence_of_a_directory_without_an_audit_log_makes_no_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no audit log"):
         evidence.make(tmp_path / "out.tar", url="http://127.0.0.1:1", key="k", data_dir=tmp_path)

@@ -138,6 +138,8 @@ def scope(
         sealed = [stack.enter_context(sealing.sealed_segments(one)) for one in archives or []]
         files = {name: opened for one in sealed for name, opened in one.items()}
         found = _scope(files or segments(settings_of(None, data_dir).data.dir), key_id, since, until)
+    if key_id is not None and not found.actions and not found.refused:
+        output.err.print(f"the log has nothing of a key {key_id}; `bellbuoy keys list` has the IDs", markup=False)
     document = _scope_document(found)
     if as_json:
         output.show_json(document)
