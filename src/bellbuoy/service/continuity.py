@@ -24,7 +24,7 @@ from bellbuoy.continuity.schedule import Times, due
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.continuity.verify import Verified, check_ledger
-from bellbuoy.errors import StoreError, Unavailable, code_of
+from bellbuoy.errors import Gap, StoreError, Unavailable, code_of
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -43,8 +43,12 @@ LOOK_S = 300.0
 """Seconds between two looks at which backups there are."""
 HEAL_TURNS = 3
 """Turns of the loop from one time that a target which was away is asked to the next, since asking takes its time."""
+OUT_OF_TURN_S = 300.0
+"""Seconds from one full backup that is taken because changes cannot be shipped to the next for that reason."""
 STALE = "backup_stale"
 _VERIFIED = "verified"
+
+WITHOUT_A_RECORD = "if this comes again, a process without [backup] in its settings writes to the same ledger"
 
 
 class LastVerified(Struct, frozen=True):
@@ -131,15 +135,16 @@ class Keeper:
             await asyncio.wait([shipping])
 
     async def take(self, kind: Kind, progress: Progress = silent) -> Manifest | None:
-        """A full backup, or an incremental: None when there is nothing to gather, or no full that it could follow.
+        """A full backup, or an incremental: None when there is nothing to gather.
 
-        Raises as `Backup.full` and `Backup.incremental`.
+        Raises as `Backup.full` and `Backup.incremental`, and Gap for an incremental that no full comes before.
         """
         with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
             await self.vault.heal()
         if kind == "full":
             return await self.backup.full(progress)
-        await self.backup.ship()
+        if not await self.backup.ship():
+            raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
         return await self.backup.incremental(progress)
 
     async def prove(self, progress: Progress = silent, *, at: float | None = None) -> Verified:
@@ -241,6 +246,7 @@ class Continuity:
         self._began_at = clock.time()
         self._listed: tuple[float, Listed] | None = None
         self._turns = 0
+        self._patient_until = 0.0
         self._shipped = 0  # Batches of the send journal, so that their names differ.
 
     @property
@@ -300,12 +306,21 @@ class Continuity:
         self._turns += 1
         ready = await self.keeper.backup.ship()
         listed = await self._look()
-        kind = due(self._schedules, listed.backups, self._clock.time()) if ready else "full"
+        kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._out_of_turn()
         if kind is None:
             return
         self._listed = None
         async with self.keeper.shipping(self._ship_sends):
             await self._take(kind)
+        if not ready:
+            self._patient_until = self._clock.monotonic() + OUT_OF_TURN_S
+
+    def _out_of_turn(self) -> Kind | None:
+        """A full backup for changes that follow none; not again at once, whoever it is that keeps breaking the row."""
+        if self._clock.monotonic() >= self._patient_until:
+            return "full"
+        self._telemetry.event("backup_gap", source="ledger", detail=WITHOUT_A_RECORD)
+        return None
 
     async def _take(self, kind: Kind) -> None:
         """Take one, prove it, and delete what has become too old."""

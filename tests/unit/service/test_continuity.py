@@ -13,12 +13,12 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.turn import LEASE_S
-from bellbuoy.errors import ConfigurationError
+from bellbuoy.errors import ConfigurationError, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
-from bellbuoy.service.continuity import Continuity, build_keeper
+from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity, build_keeper
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -120,6 +120,28 @@ async def test_one_of_two_processes_does_it(process: Process, tmp_path: Path) ->
     await process.clock.advance(LEASE_S + 1)
     assert "backup_taken" in await process.step()
     await other.aclose()
+
+
+async def test_what_another_writes_without_a_record_is_in_a_new_full(process: Process) -> None:
+    await process.accept("n1")
+    await process.step()
+    careless = SqliteLedger(process.settings.database_path, clock=process.clock)
+    for turn in range(3):
+        await careless.accept([Offer(Record(f"c{turn}", "t", REQUEST, 1.0, 2.0), b"h", 1.0)])
+        await process.accept(f"n2{turn}")
+        told = await process.step()
+        assert told == ["backup_gap"], "not one full after the other"
+        with pytest.raises(Gap, match="follows no full"):
+            await process.loop.keeper.take("incremental")
+    await process.clock.advance(OUT_OF_TURN_S + 1)
+    assert await process.step() == ["backup_taken", "backup_verified"]
+    await process.accept("n3")
+    await process.step()
+    assert await process.kinds() == ["full"] * 2
+    proven = await process.loop.keeper.prove()
+    assert proven.checked is not None
+    assert proven.checked.books.accepted == 8
+    await careless.aclose()
 
 
 async def test_what_is_sent_is_shipped_by_whoever_sends_it(process: Process, tmp_path: Path) -> None:

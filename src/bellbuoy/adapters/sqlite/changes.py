@@ -67,6 +67,23 @@ class Recording:
         self._session.close()
 
 
+class Unrecorded:
+    """Stands for the record of a transaction that keeps none: it ends the row of changes, which would have a gap.
+
+    Another process on the same file may record, and would go on as if nothing had happened in between.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def write(self) -> None:
+        """End the row, in the transaction that is in no change."""
+        end_timeline(self._connection)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 def begin_timeline(connection: Connection, name: str | None = None) -> None:
     """Begin a row of changes where none has begun: under this name, None for a new one."""
     connection.execute("INSERT OR IGNORE INTO timeline VALUES (1, ?)", (name or uuid.uuid4().hex,))

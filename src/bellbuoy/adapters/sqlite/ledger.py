@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bellbuoy.adapters.sqlite.changes import Recorder, begin_timeline, end_timeline
+from bellbuoy.adapters.sqlite.changes import Recorder, Unrecorded, begin_timeline, end_timeline
 from bellbuoy.adapters.sqlite.database import Connection, Database
 from bellbuoy.adapters.sqlite.dead_letters import DeadLetters
 from bellbuoy.adapters.sqlite.notifications import Notifications
@@ -37,8 +37,7 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
             migrate(connection)
             (begin_timeline if capture else end_timeline)(connection)
 
-        recorder = Recorder(clock) if capture else None
-        database = Database(path, prepare, capture=recorder, inline=inline)
+        database = Database(path, prepare, capture=Recorder(clock) if capture else Unrecorded, inline=inline)
         for part in (Notifications, DeadLetters, Registry, Keys, Retention):
             part.__init__(self, database)
         self._clock = clock
