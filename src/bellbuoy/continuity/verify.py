@@ -78,7 +78,18 @@ def _decoded(name: str, data: bytes, part: Part | None) -> None:
         decode_sends(data)
 
 
-async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float, rng: Random | None = None) -> Checked:
+async def witnesses(live: Ledger, rng: Random) -> list[Record]:
+    """Some notifications of the live ledger with which nothing more happens by itself.
+
+    Read before changes are shipped, they tell what a restore of everything shipped since then has to bring back.
+    """
+    found = [record for newest in await _newest(live) for record in _sampled(newest, rng)]
+    return [record for record in found if record.over]
+
+
+async def check_ledger(
+    restored: Ledger, live: Ledger | None, *, reached: float, rng: Random | None = None, seen: Sequence[Record] = ()
+) -> Checked:
     """Balance a restored ledger's books, and compare some of its notifications with the live ledger.
 
     Args:
@@ -86,26 +97,45 @@ async def check_ledger(restored: Ledger, live: Ledger | None, *, reached: float,
         live: None where there is none to compare with.
         reached: the epoch second that was restored; what happened to a notification since then is no difference.
         rng: chooses which; needed with `live`.
+        seen: `witnesses` of a moment before `reached`.
     """
     books = await restored.books()
     if live is None or rng is None:
         return Checked(books, 0, [])
-    sampled, different = 0, list[str]()
-    for tenant in sorted({key.tenant for key in await restored.keys()}):
-        found = await _newest(restored, tenant)
-        for record in rng.sample(found, min(len(found), SAMPLED_MAX)):
-            try:
-                now = await live.get(record.id)
-            except NotFound:
-                continue  # Its time has come since then, and it was forgotten.
-            sampled += 1
-            # Of one that is still open its worker changes more than its story tells.
-            if record.over and now.last_at <= reached and now != record:
-                different.append(record.id)
-    return Checked(books, sampled, different)
+    compared, different = set[str](), set[str]()
+    for record in [record for newest in await _newest(restored) for record in _sampled(newest, rng)]:
+        now = await _get(live, record.id)
+        if now is None:
+            continue  # Its time has come since then, and it was forgotten.
+        compared.add(record.id)
+        # Of one that is still open its worker changes more than its story tells.
+        if record.over and now.last_at <= reached and now != record:
+            different.add(record.id)
+    for witness in seen:
+        # One that is no longer what was seen may have changed before the restored second or after it.
+        if await _get(restored, witness.id) != witness and await _get(live, witness.id) == witness:
+            different.add(witness.id)
+        compared.add(witness.id)
+    return Checked(books, len(compared), sorted(different))
 
 
-async def _newest(ledger: Ledger, tenant: str) -> list[Record]:
+async def _get(ledger: Ledger, notification_id: str) -> Record | None:
+    try:
+        return await ledger.get(notification_id)
+    except NotFound:
+        return None
+
+
+def _sampled(records: Sequence[Record], rng: Random) -> list[Record]:
+    return rng.sample(records, min(len(records), SAMPLED_MAX))
+
+
+async def _newest(ledger: Ledger) -> list[list[Record]]:
+    """The newest notifications of each tenant."""
+    return [await _newest_of(ledger, tenant) for tenant in sorted({key.tenant for key in await ledger.keys()})]
+
+
+async def _newest_of(ledger: Ledger, tenant: str) -> list[Record]:
     found: list[Record] = []
     cursor: str | None = None
     for _ in range(_PAGES):

@@ -23,8 +23,9 @@ from bellbuoy.continuity.retention import Keep, Pruned, prune
 from bellbuoy.continuity.schedule import Times, due
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Listed, Vault
-from bellbuoy.continuity.verify import Verified, check_ledger
+from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
 from bellbuoy.errors import Gap, StoreError, Unavailable, code_of
+from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -150,14 +151,22 @@ class Keeper:
     async def prove(self, progress: Progress = silent, *, at: float | None = None) -> Verified:
         """Restore into a scratch place, balance the books there, and compare samples with the live ledger.
 
+        Without `at` what is live is shipped first, so that samples of it have to be in what is restored; whoever calls
+        has the lock then.
+
         Raises:
             NotFound, Missed, Damaged, Gap: it cannot be restored.
             Unavailable, Full: a target or the scratch folder failed.
         """
+        seen: list[Record] = []
+        if at is None and self._live is not None:
+            seen = await witnesses(self._live, self._rng)
+            if not await self.backup.ship():
+                seen = []
         restore = Restore(self.vault, scratch=self._scratch / "download", clock=self._clock)
         plan = await restore.plan(at)
         async with self._rehearsed(restore, plan, progress) as ledger:
-            checked = await check_ledger(ledger, self._live, reached=plan.reached, rng=self._rng)
+            checked = await check_ledger(ledger, self._live, reached=plan.reached, rng=self._rng, seen=seen)
         found = Verified(sum(len(way.copy.files) for way in plan.ways), {}, checked)
         if found.sound:
             await self._remember(plan.full.id)

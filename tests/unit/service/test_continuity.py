@@ -11,11 +11,14 @@ import msgspec
 import pytest
 
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
+from bellbuoy.adapters.sqlite.changes import Recording
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.turn import LEASE_S
 from bellbuoy.errors import ConfigurationError, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
+from bellbuoy.model.operation import ApiKey
+from bellbuoy.model.transitions import cancel
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
 from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity, build_keeper
@@ -142,6 +145,24 @@ async def test_what_another_writes_without_a_record_is_in_a_new_full(process: Pr
     assert proven.checked is not None
     assert proven.checked.books.accepted == 8
     await careless.aclose()
+
+
+async def test_a_change_that_got_lost_is_found(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = process.clock.time()
+    await process.ledger.put_key(ApiKey("k", "for tests", "t", ("read",), b"hash", now))
+    await process.accept("n")
+    await process.step()
+    (claim,) = await process.ledger.claim("w", now=now, lease_s=10, limit=1)
+    cancel(claim.record, now)
+    assert claim.record.over
+    with monkeypatch.context() as patched:
+        patched.setattr(Recording, "write", lambda _: None)
+        await process.ledger.save(claim.record, claim.fence, now=now, due_at=None, held=(), release=True)
+    await process.accept("m")
+    found = await process.loop.keeper.prove()
+    assert not found.sound
+    assert found.checked is not None
+    assert found.checked.different == ["n"]
 
 
 async def test_what_is_sent_is_shipped_by_whoever_sends_it(process: Process, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def backup_verify(
             if not restore or backup is not None or found.bad:
                 return found
             with _progress(as_json) as progress:
-                proven = await keeper.prove(progress)
+                proven = await _at_work(keeper, lambda: keeper.prove(progress))
             return msgspec.structs.replace(found, checked=proven.checked)
 
     found = _run(verify)
@@ -230,13 +230,8 @@ def _has_key(folder: Path) -> bool:
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
     async def take() -> Any:
         async with _keeper(config, data_dir) as keeper:
-
-            async def work() -> Any:
-                async with keeper.shipping():
-                    return await keeper.take(kind, progress)
-
             with _progress(as_json) as progress:
-                return await _in_turn(keeper, work)
+                return await _at_work(keeper, lambda: keeper.take(kind, progress))
 
     taken = _run(take)
     if taken is None:
@@ -245,6 +240,16 @@ def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) 
         output.show_json({"id": taken.id, "kind": taken.kind, "bytes": taken.size, "seconds": _seconds(taken)})
     else:
         output.out.print(f"{taken.id}: {taken.size} bytes in {_seconds(taken):.1f} s")
+
+
+async def _at_work(keeper: Any, work: Callable[[], Awaitable[T]]) -> T:
+    """Do `work` when nobody else writes to the archive, and go on shipping meanwhile in place of who did."""
+
+    async def shipping() -> T:
+        async with keeper.shipping():
+            return await work()
+
+    return await _in_turn(keeper, shipping)
 
 
 def _seconds(taken: Any) -> float:
