@@ -17,7 +17,7 @@ from bellbuoy.adapters.control_locks import ControlLocks
 from bellbuoy.adapters.cron import Cron
 from bellbuoy.adapters.journal import SendJournal, claim_folder
 from bellbuoy.adapters.objectstore import Objects
-from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteFile, SqliteLedger, SqliteSource
+from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger, SqliteSource
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import Kind
 from bellbuoy.continuity.schedule import Times
@@ -90,7 +90,7 @@ async def opened(settings: Settings, *, clock: Clock) -> AsyncIterator[tuple[Sql
         )
     # SQLite lets several processes write.
     ledger = SqliteLedger(settings.database_path, clock=clock, capture=settings.backup.on)
-    control = SqliteControlStore(settings.data.dir / "control.db", clock=clock)
+    control = SqliteControlStore(settings.data.dir / "control.db", clock=clock, capture=settings.backup.on)
     try:
         yield ledger, control
     finally:
@@ -118,21 +118,16 @@ def sends_of(settings: Settings) -> Path:
     return settings.backup.sends_dir or settings.data.dir / "sends"
 
 
-def sources(settings: Settings, ledger: Any, *, clock: Clock, rng: Random) -> list[Source]:
+def sources(settings: Settings, ledger: Any, control: Any, *, clock: Clock, rng: Random) -> list[Source]:
     """What is backed up, the ledger first; a backup goes on without the others where they are away.
 
     Args:
-        ledger: the store itself, which records its changes.
+        ledger, control: the stores themselves, which record their changes.
     """
     configuration = Configuration(settings, clock=clock)
     if isinstance(ledger, SqliteLedger):
-        control = SqliteFile(
-            "control",
-            settings.data.dir / "control.db",
-            guarantee="flags, settings, templates and incidents as they were at the full backup",
-            clock=clock,
-        )
-        return [SqliteSource(ledger.database, clock=clock), control, configuration]
+        files = {"ledger": ledger.database, "control": control.database}
+        return [*(SqliteSource(name, database, clock=clock) for name, database in files.items()), configuration]
     return [ledger.source, *_of_servers(settings, clock, rng), configuration]
 
 

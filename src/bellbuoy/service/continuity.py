@@ -391,7 +391,7 @@ def build_keeper(
     vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
     scratch = archive.scratch_of(settings)
     backup = Backup(
-        archive.sources(settings, store, clock=clock, rng=rng),
+        archive.sources(settings, store, control, clock=clock, rng=rng),
         vault,
         scratch=scratch / "copy",
         clock=clock,

@@ -125,9 +125,10 @@ def open_stores(
     settings.data.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     locks = [_lock(settings.data.dir, exclusive=alone)]
     breaker = make_breaker("sqlite" if embedded else "mongodb", settings, telemetry, clock, rng)
-    local = control = SqliteControlStore(settings.data.dir / "control.db", clock=clock)
+    capture = embedded and settings.backup.on
+    local = control = SqliteControlStore(settings.data.dir / "control.db", clock=clock, capture=capture)
     if embedded:
-        store: Any = SqliteLedger(settings.database_path, clock=clock, capture=settings.backup.on)
+        store: Any = SqliteLedger(settings.database_path, clock=clock, capture=capture)
     else:
         store = shared_ledger(settings, clock)
         control = store.control

@@ -49,7 +49,7 @@ class Yard:
     def remake(self) -> None:
         """As after a restart."""
         self.vault = Vault(self.targets, KEY, clock=self.clock, telemetry=self.telemetry)
-        self.source = SqliteSource(self.ledger.database, clock=self.clock)
+        self.source = SqliteSource("ledger", self.ledger.database, clock=self.clock)
         self.backup = Backup(
             [self.source],
             self.vault,

@@ -13,6 +13,7 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.adapters.sqlite.changes import Recording
 from bellbuoy.clock import ManualClock
+from bellbuoy.continuity.restore import Restore
 from bellbuoy.continuity.turn import LEASE_S
 from bellbuoy.errors import ConfigurationError, Gap
 from bellbuoy.model.delivery import Delivery, Record
@@ -22,6 +23,7 @@ from bellbuoy.model.transitions import cancel
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
 from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity, build_keeper
+from bellbuoy.service.destination import Directory
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -47,7 +49,7 @@ class Process:
         self.events: list[str] = []
         self.telemetry.event = lambda name, **_: self.events.append(name)  # type: ignore[method-assign]
         self.ledger = SqliteLedger(self.settings.database_path, clock=clock, capture=True)
-        self.control = SqliteControlStore(self.settings.data.dir / "control.db", clock=clock)
+        self.control = SqliteControlStore(self.settings.data.dir / "control.db", clock=clock, capture=True)
         keeper = build_keeper(
             self.settings, self.ledger, self.control, clock=clock, rng=Random(1), telemetry=self.telemetry
         )
@@ -145,6 +147,33 @@ async def test_what_another_writes_without_a_record_is_in_a_new_full(process: Pr
     assert proven.checked is not None
     assert proven.checked.books.accepted == 8
     await careless.aclose()
+
+
+async def test_flags_are_restored_to_the_second_too(process: Process, tmp_path: Path) -> None:
+    await process.accept("n")
+    await process.control.write("flag", "f", b"at first", version=0)
+    await process.step()
+    wanted: dict[bytes, float] = {}
+    for version, value in enumerate((b"then", b"later", b"at last"), start=1):
+        await process.clock.advance(10.0)
+        await process.control.write("flag", "f", value, version=version)
+        await process.accept(f"n{version}")
+        wanted[value] = process.clock.time()
+    await process.step()
+    vault = process.loop.keeper.vault
+    restore = Restore(vault, scratch=tmp_path / "scratch", clock=process.clock)
+    for value, second in wanted.items():
+        place = Directory(tmp_path / value.hex(), clock=process.clock)
+        Path(place.where).mkdir()
+        await restore.run(await restore.plan(second), place.places)
+        async with place.opened() as (_, control):
+            found = await control.read("flag", "f")
+        assert found is not None
+        assert found.data == value
+    before = [one.name for one in await vault.names("log/control/")]
+    await process.clock.advance(10.0)
+    await process.step()  # Which takes the lock, a lease.
+    assert [one.name for one in await vault.names("log/control/")] == before
 
 
 async def test_a_change_that_got_lost_is_found(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The embedded ledger and queue, and what a machine has to remember: SQLite files, one writer, commits in groups."""
 
-from bellbuoy.adapters.sqlite.backup import SqliteFile, SqlitePlace, SqliteSource
+from bellbuoy.adapters.sqlite.backup import SqlitePlace, SqliteSource
 from bellbuoy.adapters.sqlite.control import SqliteControlStore
 from bellbuoy.adapters.sqlite.ledger import SqliteLedger
 
-__all__ = ["SqliteControlStore", "SqliteFile", "SqliteLedger", "SqlitePlace", "SqliteSource"]
+__all__ = ["SqliteControlStore", "SqliteLedger", "SqlitePlace", "SqliteSource"]

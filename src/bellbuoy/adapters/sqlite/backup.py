@@ -17,7 +17,7 @@ from bellbuoy.adapters.sqlite import changes as log
 from bellbuoy.adapters.sqlite.database import BUSY_TIMEOUT_MS, Connection, Database
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict, Damaged, Full, Unavailable
-from bellbuoy.ports.archive import Change, Changes, Snapshot, Unchanging
+from bellbuoy.ports.archive import Change, Changes, Snapshot
 
 STEP_PAGES = 256
 """Pages copied in one step, a megabyte."""
@@ -28,45 +28,24 @@ APPLY_CACHE_KIB = 128 * 1024
 """Of pages while changes are applied, since most of them change rows that were changed a moment before."""
 
 
-class SqliteFile(Unchanging):
-    """A source that is one SQLite file, without its changes.
+class SqliteSource:
+    """One SQLite file as a source: a copy of it, and every transaction after it.
+
+    Implements `bellbuoy.ports.archive.Source`.
 
     Args:
         name: of the source.
-        path: the file.
-        guarantee: what a restore of it brings.
-        clock: for the time of the copy.
-    """
-
-    def __init__(self, name: str, path: Path, *, guarantee: str, clock: Clock) -> None:
-        self.name = name
-        self.guarantee = guarantee
-        self._path = path
-        self._clock = clock
-
-    async def full(self, folder: Path) -> Snapshot:
-        """See `Source.full`."""
-        at = self._clock.time()
-        await asyncio.to_thread(copy, self._path, folder / self._path.name)
-        return Snapshot("", 0, at, [self._path.name])
-
-
-class SqliteSource(SqliteFile):
-    """The embedded ledger as a source: a copy of its file, and every transaction after it.
-
-    Args:
-        database: the ledger's, which records.
+        database: the file's, which records.
         clock: for times.
     """
 
-    def __init__(self, database: Database, *, clock: Clock) -> None:
-        super().__init__(
-            "ledger",
-            database.path,
-            guarantee="the state after the last transaction that was committed by the second asked for, and no other",
-            clock=clock,
-        )
+    guarantee = "the state after the last transaction that was committed by the second asked for, and no other"
+
+    def __init__(self, name: str, database: Database, *, clock: Clock) -> None:
+        self.name = name
+        self._path = database.path
         self._db = database
+        self._clock = clock
 
     async def full(self, folder: Path) -> Snapshot:
         """See `Source.full`."""
@@ -108,6 +87,9 @@ class SqliteSource(SqliteFile):
     async def renew(self) -> None:
         """See `Source.renew`."""
         await self._db.write(_renew)
+
+    async def aclose(self) -> None:
+        """It is whoever opened it who closes it."""
 
 
 class SqlitePlace:

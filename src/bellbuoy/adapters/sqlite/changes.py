@@ -1,4 +1,4 @@
-"""What each transaction changed, kept in the ledger by that transaction until it is in a backup.
+"""What each transaction changed, kept in the same file by that transaction until it is in a backup.
 
 A change is a patchset of SQLite's session extension: the new values of changed rows, and which rows are gone. It is
 written in the transaction that it describes, so there is none without its change and no change without it. Its number
@@ -9,6 +9,7 @@ is a change that is missing. https://sqlite.org/sessionintro.html
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any, cast
 
 import apsw
@@ -18,8 +19,10 @@ from bellbuoy.clock import Clock
 from bellbuoy.errors import Gap
 from bellbuoy.ports.archive import Change, Changes
 
-RECORDED = ("accepted", "notifications", "dead_letters", "users", "tombstones", "keys")
-"""The tables whose rows are the state; the others are about this file."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS changes(number INTEGER PRIMARY KEY, at REAL NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS timeline(one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
+"""
 
 KEPT_BYTES_MAX = 1024 * 1024 * 1024
 """Of changes that no target has taken yet; beyond that they are given up for a new full copy, to spare the disk."""
@@ -31,24 +34,26 @@ class Recorder:
     """Records transactions; see `Database`.
 
     Args:
+        tables: whose rows are the state; others are about the file.
         clock: for the times of changes.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, tables: Sequence[str], *, clock: Clock) -> None:
+        self._tables = tables
         self._clock = clock
 
     def __call__(self, connection: Connection) -> Recording:
-        return Recording(connection, self._clock)
+        return Recording(connection, self._tables, self._clock)
 
 
 class Recording:
     """The record of one transaction that has just begun."""
 
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, tables: Sequence[str], clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         self._session: Any = apsw.Session(cast(apsw.Connection, connection), "main")
-        for table in RECORDED:
+        for table in tables:
             self._session.attach(table)
 
     def write(self) -> None:
@@ -132,7 +137,7 @@ def read(connection: Connection, after: int, *, bytes_max: int, now: float) -> C
         upto, size = number, size + len(data)
     last = last_number(connection)
     if last < after or (last > upto and not more and len(found) < _CHANGES_MAX):
-        raise Gap(f"the ledger's change {upto + 1} is missing", hint="a full backup begins anew by itself")
+        raise Gap(f"change {upto + 1} is missing", hint="a full backup begins anew by itself")
     more = last > upto
     return Changes(name, after, upto, found[-1].at if more else max(now, found[-1].at if found else 0.0), found, more)
 

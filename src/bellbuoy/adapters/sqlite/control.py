@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 
+from bellbuoy.adapters.sqlite import changes
 from bellbuoy.adapters.sqlite.database import BUSY_TIMEOUT_MS, Connection, Database
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict
@@ -28,7 +29,15 @@ CREATE TABLE IF NOT EXISTS control(
     PRIMARY KEY(kind, id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS control_newest ON control(kind, at);
+CREATE TABLE IF NOT EXISTS passing(
+    kind TEXT NOT NULL, id TEXT NOT NULL, version INTEGER NOT NULL, at REAL NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY(kind, id)
+) WITHOUT ROWID;
 """
+
+RECORDED = ("control",)
+"""The table of what a backup keeps. What is `passing` is about processes that run, and says nothing after a restore."""
+_PASSING: frozenset[Kind] = frozenset({"lease", "backup"})
 
 
 class SqliteControlStore:
@@ -37,6 +46,7 @@ class SqliteControlStore:
     Args:
         path: the file; its folder exists.
         clock: for the times of writes.
+        capture: keep what each transaction changed, until it is in a backup; see `changes`.
         inline: no threads, for simulation; see `Database`.
 
     Raises:
@@ -44,8 +54,13 @@ class SqliteControlStore:
         Full, Unavailable: the disk is full, or the file is damaged.
     """
 
-    def __init__(self, path: Path, *, clock: Clock, inline: bool = False) -> None:
-        self._db = Database(path, _prepare, inline=inline)
+    def __init__(self, path: Path, *, clock: Clock, capture: bool = False, inline: bool = False) -> None:
+        def prepare(connection: Connection) -> None:
+            _prepare(connection)
+            (changes.begin_timeline if capture else changes.end_timeline)(connection)
+
+        recorder = changes.Recorder(RECORDED, clock=clock) if capture else changes.Unrecorded
+        self._db = Database(path, prepare, capture=recorder, inline=inline)
         if not inline:
             with contextlib.suppress(apsw.Error):  # Without room for a reserve it works like any other file.
                 _reserve(path)
@@ -55,7 +70,7 @@ class SqliteControlStore:
         return await self._db.read(lambda connection: _find(connection, kind, id))
 
     async def page(self, kind: Kind, *, limit: int) -> Sequence[Kept]:
-        sql = "SELECT id, version, at, data FROM control WHERE kind = ? ORDER BY at DESC, id DESC LIMIT ?"
+        sql = f"SELECT id, version, at, data FROM {_table(kind)} WHERE kind = ? ORDER BY at DESC, id DESC LIMIT ?"
         rows = await self._db.read(lambda connection: connection.execute(sql, (kind, limit)).fetchall())
         return [Kept(*row) for row in rows]
 
@@ -67,7 +82,7 @@ class SqliteControlStore:
         def put(connection: Connection) -> None:
             _check(connection, kind, id, version)
             connection.execute(
-                "INSERT OR REPLACE INTO control VALUES (?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO {_table(kind)} VALUES (?, ?, ?, ?, ?)",
                 (kind, id, written.version, written.at, written.data),
             )
 
@@ -78,16 +93,29 @@ class SqliteControlStore:
         def remove(connection: Connection) -> None:
             if _find(connection, kind, id) is not None:
                 _check(connection, kind, id, version)
-                connection.execute("DELETE FROM control WHERE kind = ? AND id = ?", (kind, id))
+                connection.execute(f"DELETE FROM {_table(kind)} WHERE kind = ? AND id = ?", (kind, id))
 
         await self._db.write(remove)
+
+    @property
+    def database(self) -> Database:
+        """The file, for whoever backs it up."""
+        return self._db
 
     async def aclose(self) -> None:
         await self._db.aclose()
 
 
+def _table(kind: Kind) -> str:
+    return "passing" if kind in _PASSING else "control"
+
+
 def _prepare(connection: Connection) -> None:
     connection.execute(_SCHEMA).fetchall()
+    connection.execute(changes.SCHEMA).fetchall()
+    kinds = ", ".join(f"'{kind}'" for kind in sorted(_PASSING))  # Of a file that has them where the others are.
+    connection.execute(f"INSERT OR IGNORE INTO passing SELECT * FROM control WHERE kind IN ({kinds})").fetchall()
+    connection.execute(f"DELETE FROM control WHERE kind IN ({kinds})").fetchall()
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}").fetchall()
 
 
@@ -101,7 +129,7 @@ def _reserve(path: Path) -> None:
 
 
 def _find(connection: Connection, kind: Kind, id: str) -> Kept | None:
-    sql = "SELECT id, version, at, data FROM control WHERE kind = ? AND id = ?"
+    sql = f"SELECT id, version, at, data FROM {_table(kind)} WHERE kind = ? AND id = ?"
     row = connection.execute(sql, (kind, id)).fetchone()
     return Kept(*row) if row else None
 

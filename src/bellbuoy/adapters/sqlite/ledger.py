@@ -13,6 +13,9 @@ from bellbuoy.adapters.sqlite.retention import Retention
 from bellbuoy.adapters.sqlite.schema import migrate
 from bellbuoy.clock import Clock
 
+RECORDED = ("accepted", "notifications", "dead_letters", "users", "tombstones", "keys")
+"""The tables of what a backup keeps; the others are about this file."""
+
 
 class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
     """The system of record on one machine; implements `bellbuoy.ports.ledger.Ledger`.
@@ -37,7 +40,8 @@ class SqliteLedger(Notifications, DeadLetters, Registry, Keys, Retention):
             migrate(connection)
             (begin_timeline if capture else end_timeline)(connection)
 
-        database = Database(path, prepare, capture=Recorder(clock) if capture else Unrecorded, inline=inline)
+        recorder = Recorder(RECORDED, clock=clock) if capture else Unrecorded
+        database = Database(path, prepare, capture=recorder, inline=inline)
         for part in (Notifications, DeadLetters, Registry, Keys, Retention):
             part.__init__(self, database)
         self._clock = clock

@@ -6,6 +6,7 @@ A notification is one row: the whole record as JSON, and beside it only the colu
 
 from __future__ import annotations
 
+from bellbuoy.adapters.sqlite import changes
 from bellbuoy.adapters.sqlite.database import Connection
 from bellbuoy.errors import ConfigurationError
 
@@ -66,10 +67,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX dead_letters_expiry ON dead_letters(tenant, expires_at);
     """,
     # For backups: what each transaction changed, and which row of transactions that belongs to.
-    """
-    CREATE TABLE changes(number INTEGER PRIMARY KEY, at REAL NOT NULL, data BLOB NOT NULL);
-    CREATE TABLE timeline(one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
-    """,
+    changes.SCHEMA,
 )
 
 
