@@ -18,6 +18,7 @@ from bellbuoy.continuity.manifest import (
     PART_BYTES,
     SENDS,
     Covered,
+    Kind,
     Manifest,
     Part,
     Shipped,
@@ -94,8 +95,13 @@ class Backup:
         """
         began_at = self._clock.time()
         backup_id = new_id(began_at, self._rng)
+        covered = await self._copy("full", backup_id, self.sources, progress)
+        return await self._finish(Manifest(backup_id, "full", began_at, self._clock.time(), covered))
+
+    async def _copy(self, kind: Kind, backup_id: str, sources: Sequence[Source], progress: Progress) -> list[Covered]:
+        """Copies of some sources, the first of all only if it is there. Raises as `full`."""
         covered: list[Covered] = []
-        for source in self.sources:
+        for source in sources:
             with _folder(self._scratch) as folder:
                 try:
                     snapshot = await source.full(folder)
@@ -104,14 +110,17 @@ class Backup:
                         raise
                     self._telemetry.event("backup_source_left_out", source=source.name, detail=str(error))
                     continue
-                covered.append(await self._upload(backup_id, source, snapshot, folder, progress))
-        manifest = Manifest(backup_id, "full", began_at, self._clock.time(), covered)
+                covered.append(await self._upload(kind, backup_id, source, snapshot, folder, progress))
+        return covered
+
+    async def _finish(self, manifest: Manifest) -> Manifest:
+        """Now it is a backup."""
         await self.vault.put_manifest(manifest)
-        self._telemetry.event("backup_taken", kind="full", backup=backup_id, bytes=manifest.size)
+        self._telemetry.event("backup_taken", kind=manifest.kind, backup=manifest.id, bytes=manifest.size)
         return manifest
 
     async def _upload(
-        self, backup_id: str, source: Source, snapshot: Snapshot, folder: Path, progress: Progress
+        self, kind: Kind, backup_id: str, source: Source, snapshot: Snapshot, folder: Path, progress: Progress
     ) -> Covered:
         sizes = {name: (folder / name).stat().st_size for name in snapshot.files}
         files: dict[str, list[Part]] = {}
@@ -119,7 +128,7 @@ class Backup:
         for name in snapshot.files:
             files[name] = []
             for number, chunk in enumerate(_chunks(folder / name)):
-                part = part_name("full", backup_id, source.name, name, number)
+                part = part_name(kind, backup_id, source.name, name, number)
                 files[name].append(await self.vault.put(part, chunk))
                 done += len(chunk)
                 progress(source.name, done, sum(sizes.values()))
@@ -184,7 +193,8 @@ class Backup:
     async def incremental(self, progress: Progress = silent) -> Manifest | None:
         """Gather what was shipped since the last incremental, and delete it where it was.
 
-        A gap in what was shipped is told of and parts what comes before it from what comes after.
+        A gap in what was shipped is told of and parts what comes before it from what comes after. What is copied often
+        is copied anew, if there is anything else to keep.
 
         Returns:
             The backup; None when there was nothing to gather.
@@ -202,10 +212,10 @@ class Backup:
         sends, old = await self._gather_sends(began_at)
         if not covered and not sends:
             return None
-        manifest = Manifest(backup_id, "incremental", began_at, self._clock.time(), covered, sends)
-        await self.vault.put_manifest(manifest)
+        often = [source for source in self.sources if source.often]
+        covered += await self._copy("incremental", backup_id, often, progress)
+        manifest = await self._finish(Manifest(backup_id, "incremental", began_at, self._clock.time(), covered, sends))
         await self.vault.delete([*(one.name for one in shipped), *old])
-        self._telemetry.event("backup_taken", kind="incremental", backup=backup_id, bytes=manifest.size)
         return manifest
 
     async def _gather(self, backup_id: str, number: int, stretch: Sequence[Shipped], progress: Progress) -> Covered:

@@ -50,9 +50,11 @@ class Covered(Struct, frozen=True):
         timeline: of its changes, empty where it has none.
         after: of an incremental, the number of the change before its first; of a full copy 0.
         upto: the number of the last change that is in it.
-        at: of a full copy, the epoch second whose state it is.
+        at: of a copy, the epoch second whose state it is.
         until: the epoch second up to which all changes are in it; `at` of a full copy.
-        files: the parts of each file of a full copy by its name; of an incremental, those of `changes`.
+        files: the parts of each file of a copy by its name; of changes, those of `changes`.
+
+    An incremental holds changes of the sources that have a timeline, and copies of the others.
     """
 
     source: str

@@ -122,6 +122,8 @@ class Restore:
                 reachable=way.reached,
                 hint=f"the last second that can is --at {_utc(max(math.floor(way.reached), _first(full)))}",
             )
+        if backup is None:
+            ways = [way if way.copy.timeline else _fresher(way, listed.backups, asked) for way in ways]
         return Plan(full, asked, min(asked, way.reached), ways)
 
     async def run(self, plan: Plan, places: Sequence[Place], progress: Progress = silent) -> Restored:
@@ -240,6 +242,13 @@ def _full(backups: Sequence[Manifest], at: float | None, backup: str | None) -> 
         hint = f"the first second that can be reached is {_utc(_first(fulls[0]))}" if fulls else "bellbuoy backup full"
         raise NotFound("there is no full backup from before that second", hint=hint)
     return before[-1]
+
+
+def _fresher(way: Way, backups: Sequence[Manifest], asked: float) -> Way:
+    """The way to a source without changes: its newest copy from before a second, which an incremental may have."""
+    copies = [copy for one in backups for copy in one.sources if (copy.source, copy.timeline) == (way.copy.source, "")]
+    newest = max((copy for copy in copies if copy.at <= asked), key=lambda copy: copy.at, default=way.copy)
+    return Way(newest, [], newest.at)
 
 
 def _at(full: Manifest) -> float:

@@ -64,6 +64,8 @@ def needed(incremental: Manifest, backups: Sequence[Manifest]) -> set[str]:
     """The ids of what an incremental needs to be of use: the full copy before it, and what lies between the two."""
     found: set[str] = set()
     for stretch in incremental.sources:
+        if not stretch.timeline:
+            continue  # A copy that is whole by itself.
         full = _base(stretch, backups)
         if full is None:
             continue

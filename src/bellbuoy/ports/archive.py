@@ -130,10 +130,17 @@ class Snapshot(Struct, frozen=True):
 
 
 class Source(Protocol):
-    """Something that is backed up. `name` is a folder's name; `guarantee` says in a sentence what a restore brings."""
+    """Something that is backed up.
+
+    Args:
+        name: a folder's name.
+        guarantee: what a restore brings, in a sentence.
+        often: whether it is copied anew with every incremental: it records no changes, and a copy harms nothing.
+    """
 
     name: str
     guarantee: str
+    often: bool
 
     async def full(self, folder: Path) -> Snapshot:
         """Write a consistent copy as files into an empty folder, without stopping whoever writes to the source.
@@ -174,6 +181,7 @@ class Unchanging:
     """What is the same for every source that is only ever copied whole."""
 
     name: str
+    often = True
 
     async def position(self) -> tuple[str, int] | None:
         """None: it has no changes."""

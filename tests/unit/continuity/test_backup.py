@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from bellbuoy.continuity.verify import check_ledger, verify_objects
 from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.notification import Request
+from bellbuoy.ports.archive import Change, Snapshot, Unchanging
 from bellbuoy.ports.ledger import Offer
 from tests.support.flow import RecordingTelemetry
 
@@ -131,6 +132,43 @@ async def test_every_second_after_the_first_full_can_be_restored(yard: Yard) -> 
     done, state = await yard.restore(None, "newest")
     assert state == yard.history[-1][1]
     assert done.reached == yard.history[-1][0]
+
+
+async def test_what_records_no_changes_is_copied_with_every_incremental(yard: Yard) -> None:
+    class Cache(Unchanging):
+        name, guarantee = "cache", "as it was copied"
+
+        async def full(self, folder: Path) -> Snapshot:
+            (folder / "keys").write_text(str(yard.clock.time()))
+            return Snapshot("", 0, yard.clock.time(), ["keys"])
+
+    class Keys:
+        name = "cache"
+
+        async def begin(self, folder: Path) -> None:
+            copied.append(float((folder / "keys").read_text()))
+
+        async def apply(self, changes: Sequence[Change]) -> None:
+            raise AssertionError("there are none")
+
+        async def finish(self, timeline: str) -> None:
+            pass
+
+    yard.backup.sources = [*yard.backup.sources, Cache()]
+    await yard.write(1)
+    await yard.backup.full()
+    taken = [yard.clock.time()]
+    assert await yard.backup.incremental() is None, "not for itself alone"
+    for _ in range(2):
+        await yard.write(3)
+        await yard.backup.ship()
+        await yard.backup.incremental()
+        taken.append(yard.clock.time())
+    copied: list[float] = []
+    restore = Restore(yard.vault, scratch=yard.root / "scratch-2", clock=yard.clock)
+    for second in (taken[0], taken[1], taken[2] - 1.0, taken[2]):
+        await restore.run(await restore.plan(second), [Keys()])
+    assert copied == [taken[0], taken[1], taken[1], taken[2]]
 
 
 async def test_a_second_that_cannot_be_reached_is_refused_and_the_last_one_named(yard: Yard) -> None:

@@ -39,7 +39,9 @@ def _archive(events: list[tuple[str, float]]) -> tuple[list[Manifest], list[str]
 def _manifest(kind: Kind, place: int, at: float, timeline: str, after: int, upto: int) -> Manifest:
     name = f"20260101T000000Z-{place:06}"
     part = Part(part_name(kind, name, "ledger", "f", 0), 1, "x")
-    return Manifest(name, kind, at, at, [Covered("ledger", "", timeline, after, upto, at, at, {"f": [part]})])
+    copied = Part(part_name(kind, name, "cache", "f", 0), 1, "x")
+    ledger = Covered("ledger", "", timeline, after, upto, at, at, {"f": [part]})
+    return Manifest(name, kind, at, at, [ledger, Covered("cache", "", "", 0, 0, at, at, {"f": [copied]})])
 
 
 @given(events=EVENTS, keep=KEEPS, later_days=st.floats(0, 60))

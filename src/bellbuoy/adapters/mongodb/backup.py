@@ -66,6 +66,7 @@ class MongoSource:
     """
 
     name = "ledger"
+    often = False
     guarantee = (
         "the state after every change that a majority had by the second asked for, in the order of the oplog; "
         "changes of one transaction all or none"

@@ -56,6 +56,7 @@ class RabbitSource(Unchanging):
     """
 
     name = "queue"
+    often = False  # Each look at a message is one of the times that the broker hands it out, of which it allows few.
     guarantee = (
         "the definitions of the broker, and of each queue the first messages that nobody had taken at the full backup; "
         "the others are in the ledger"

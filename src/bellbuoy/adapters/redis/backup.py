@@ -49,7 +49,7 @@ class RedisSource(Unchanging):
     """
 
     name = "cache"
-    guarantee = "each key as it was at some moment of the full backup; Redis has written its own snapshot then too"
+    guarantee = "each key as it was at some moment of the backup; Redis has written its own snapshot then too"
 
     def __init__(self, link: Link, *, clock: Clock) -> None:
         self._link = link

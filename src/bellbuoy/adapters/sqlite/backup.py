@@ -39,6 +39,7 @@ class SqliteSource:
         clock: for times.
     """
 
+    often = False
     guarantee = "the state after the last transaction that was committed by the second asked for, and no other"
 
     def __init__(self, name: str, database: Database, *, clock: Clock) -> None:

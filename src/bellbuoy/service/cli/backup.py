@@ -54,7 +54,7 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
             "kind": one.kind,
             "at": _utc(one.began_at),
             "bytes": one.size,
-            "reaches": _utc(max((source.until for source in one.sources), default=one.ended_at)),
+            "reaches": _utc(main.until if (main := one.of("ledger")) is not None else one.ended_at),
             "sources": [{"name": s.source, "guarantee": s.guarantee} for s in one.sources],
         }
         for one in listed.backups
