@@ -44,7 +44,7 @@ class Objects:
     def __init__(self, url: str, *, endpoint: str | None = None) -> None:
         parts = urlsplit(url)
         self.local = parts.scheme in ("file", "memory")
-        self._folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
+        self._folder = folder_of(url)
         if parts.scheme not in SCHEMES or (self._folder is not None and not self._folder.is_absolute()):
             raise ConfigurationError(
                 "a backup's target is not a URL that is known",
@@ -107,6 +107,12 @@ class Objects:
             except (exceptions.NotFoundError, FileNotFoundError):
                 return False
             return True
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder that a URL names, None where it names no folder."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
 def _folder(path: Path) -> Any:

@@ -237,9 +237,13 @@ def _full(backups: Sequence[Manifest], at: float | None, backup: str | None) -> 
         if not found:
             raise NotFound(f"there is no full backup {backup}", hint="bellbuoy backup list")
         return found[0]
+    if not fulls:
+        raise NotFound(
+            "there is no full backup in the archive", hint="check [backup] url and second_url; bellbuoy backup list"
+        )
     before = [one for one in fulls if at is None or _at(one) <= at]
     if not before:
-        hint = f"the first second that can be reached is {_utc(_first(fulls[0]))}" if fulls else "bellbuoy backup full"
+        hint = f"the first second that can be reached is {_utc(_first(fulls[0]))}"
         raise NotFound("there is no full backup from before that second", hint=hint)
     return before[-1]
 

@@ -50,7 +50,7 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
     Raises:
         Unavailable: a target does not answer.
     """
-    bad: dict[str, str] = dict(damaged)
+    bad: dict[str, str] = {}
     count = 0
     for target, store in vault.targets.items():
         names = [one.name for one in await store.list("")]
@@ -65,7 +65,8 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
                 raise
             except (StoreError, ConfigurationError) as error:
                 bad[f"{target}: {name}"] = str(error)
-    return Verified(count, bad)
+    named = {entry.partition(": ")[2] for entry in bad}
+    return Verified(count, bad | {name: why for name, why in damaged.items() if name not in named})
 
 
 def _decoded(name: str, data: bytes, part: Part | None) -> None:

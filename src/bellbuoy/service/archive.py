@@ -16,7 +16,8 @@ from bellbuoy.adapters.cipher import KeyRing, new_key, read_keys
 from bellbuoy.adapters.control_locks import ControlLocks
 from bellbuoy.adapters.cron import Cron
 from bellbuoy.adapters.journal import SendJournal, claim_folder
-from bellbuoy.adapters.objectstore import Objects
+from bellbuoy.adapters.memory_shared import MemoryLocks
+from bellbuoy.adapters.objectstore import Objects, folder_of
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger, SqliteSource
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import Kind
@@ -56,6 +57,12 @@ def open_vault(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> Vau
     return Vault(targets, _keys(settings, local=local), clock=clock, telemetry=telemetry)
 
 
+def folders(settings: Settings) -> list[Path]:
+    """The folders among the targets of `[backup]`."""
+    found = [folder_of(url) for url, _ in settings.backup.targets.values()]
+    return [folder for folder in found if folder is not None]
+
+
 def _keys(settings: Settings, *, local: bool) -> KeyRing:
     of = settings.backup
     if of.encrypt is False:
@@ -84,7 +91,7 @@ async def opened(settings: Settings, *, clock: Clock) -> AsyncIterator[tuple[Sql
         finally:
             await shared.aclose()
         return
-    if not settings.database_path.exists():
+    if not has_ledger(settings):
         raise ConfigurationError(
             f"there is no embedded ledger in {settings.data.dir}", hint="give --data-dir, or --config"
         )
@@ -98,9 +105,14 @@ async def opened(settings: Settings, *, clock: Clock) -> AsyncIterator[tuple[Sql
         await ledger.aclose()
 
 
-def locks_of(control: ControlStore, *, clock: Clock) -> Locks:
-    """Leave for one at a time among all who share that store."""
-    return ControlLocks(control, clock=clock)
+def has_ledger(settings: Settings) -> bool:
+    """Whether there is a ledger to be opened, as far as that can be known without asking a server."""
+    return not settings.ledger.embedded or settings.database_path.exists()
+
+
+def locks_of(control: ControlStore | None, *, clock: Clock) -> Locks:
+    """Leave for one at a time among all who share that store; where there is none, among the tasks of this process."""
+    return ControlLocks(control, clock=clock) if control is not None else MemoryLocks(clock=clock)
 
 
 def schedules(settings: Settings) -> dict[Kind, Times]:

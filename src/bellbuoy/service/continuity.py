@@ -71,7 +71,7 @@ class Keeper:
         live: the ledger, to compare with; None for none.
         rehearse: a place to restore into for a proof, given a folder for files.
         locks: leave for one at a time.
-        control: remembers which backup was proven last.
+        control: remembers which backup was proven last; None for nobody.
         keep: for how long they are kept.
         scratch: a folder with room for a copy to be proven in.
         ship_s: seconds between two times that changes are shipped while a backup is taken.
@@ -85,7 +85,7 @@ class Keeper:
         live: Ledger | None,
         rehearse: Callable[[Path], Destination],
         locks: Locks,
-        control: ControlStore,
+        control: ControlStore | None,
         keep: Keep,
         scratch: Path,
         ship_s: float,
@@ -189,7 +189,7 @@ class Keeper:
 
     async def last_verified(self) -> LastVerified | None:
         """The last backup that was proven, None when none was. Raises Unavailable."""
-        kept = await self._control.read("backup", _VERIFIED)
+        kept = await self._control.read("backup", _VERIFIED) if self._control is not None else None
         return _decode(kept.data) if kept else None
 
     async def aclose(self) -> None:
@@ -215,6 +215,8 @@ class Keeper:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _remember(self, backup: str) -> None:
+        if self._control is None:
+            return
         kept = await self._control.read("backup", _VERIFIED)
         data = _encode(LastVerified(backup, self._clock.time()))
         await self._control.write("backup", _VERIFIED, data, version=kept.version if kept else 0)
@@ -372,8 +374,8 @@ class Continuity:
 
 def build_keeper(
     settings: Settings,
-    store: Ledger,
-    control: ControlStore,
+    store: Ledger | None,
+    control: ControlStore | None,
     *,
     clock: Clock,
     rng: Random,
@@ -382,7 +384,7 @@ def build_keeper(
     """What takes backups as `[backup]` says.
 
     Args:
-        store: the ledger itself.
+        store: the ledger itself; None where it is lost, to prove and prune without it.
         control: of all who share it, with the lock.
 
     Raises:
@@ -391,7 +393,7 @@ def build_keeper(
     vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
     scratch = archive.scratch_of(settings)
     backup = Backup(
-        archive.sources(settings, store, control, clock=clock, rng=rng),
+        [] if store is None else archive.sources(settings, store, control, clock=clock, rng=rng),
         vault,
         scratch=scratch / "copy",
         clock=clock,

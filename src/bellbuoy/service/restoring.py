@@ -17,7 +17,7 @@ from bellbuoy.continuity.backup import Progress
 from bellbuoy.continuity.reconcile import Reconcile, Reconciled
 from bellbuoy.continuity.restore import Restore, Restored
 from bellbuoy.continuity.verify import check_ledger
-from bellbuoy.errors import Damaged
+from bellbuoy.errors import Conflict, Damaged
 from bellbuoy.ports.archive import Checked
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -84,12 +84,13 @@ async def restore_into(
         force: replace a ledger that is there.
 
     Raises:
-        Conflict: the directory is in use, or not empty.
+        Conflict: the directory is in use, not empty, or in the folder of a target.
         NotFound, Missed: the second cannot be reached; nothing was done.
         Damaged: an object is not what it was, or what was restored does not balance.
         Unavailable, Full: a target or the directory's disk failed; the directory is as it was.
     """
     began_at, began = clock.time(), clock.monotonic()
+    _keep_apart(settings, to)
     hold = _held(settings, to, force=force)
     destination = _destination(settings, to, database, force=force, clock=clock)
     try:
@@ -115,6 +116,13 @@ async def restore_into(
             hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
     return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+
+
+def _keep_apart(settings: Settings, to: Path) -> None:
+    """Refuse a directory in a target's folder: a ledger in the clear has no place among sealed objects."""
+    for target in archive.folders(settings):
+        if to.resolve().is_relative_to(target.resolve()):
+            raise Conflict(f"{to} is where the backups are, in {target}", hint="restore --to another directory")
 
 
 def _held(settings: Settings, to: Path, *, force: bool) -> IO[str] | None:

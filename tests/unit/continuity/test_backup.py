@@ -303,7 +303,7 @@ async def test_a_flipped_bit_in_any_object_is_found_and_named(yard: Yard) -> Non
             flipped[at] ^= 1 << (at % 8)
             path.write_bytes(bytes(flipped))
             listed = await yard.vault.backups()
-            found = await verify_objects(yard.vault, listed.backups, {})
+            found = await verify_objects(yard.vault, listed.backups, listed.damaged)
             name = str(path.relative_to(root))
             assert list(found.bad) == [f"one: {name}"], (name, at)
         path.write_bytes(whole)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import shutil
 from pathlib import Path
 
 import pytest
 
-from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.adapters.sqlite import SqliteLedger
+from bellbuoy.clock import SystemClock
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, NotFound
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
-from bellbuoy.service.cli.backup import backup_key, backup_restore
+from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
 from bellbuoy.service.cli.drill import drill_run
 
 
@@ -31,6 +36,49 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="cannot be written") as raised:
             hold_directory(folder, force=True)
         assert "--to" in str(raised.value.hint)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the target."""
+    monkeypatch.setenv("BELLBUOY_BACKUP__URL", f"file://{tmp_path}/archive")
+    return tmp_path / "archive"
+
+
+def test_nothing_is_restored_among_the_backups(archive: Path, tmp_path: Path) -> None:
+    archive.mkdir()
+    (tmp_path / "link").symlink_to(archive)
+    for folder in (archive, archive / "below", tmp_path / "link"):
+        with pytest.raises(Conflict, match="where the backups are"):
+            backup_restore(to=folder, data_dir=tmp_path / "data")
+    assert list(archive.iterdir()) == []
+
+
+def test_an_empty_archive_is_said_to_be_empty(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no full backup in the archive") as raised:
+        backup_restore(to=tmp_path / "to", data_dir=tmp_path / "data")
+    assert "[backup] url" in str(raised.value.hint)
+
+
+def test_an_archive_is_proven_pruned_and_restored_without_a_ledger(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    backup_full(data_dir=data)
+    shutil.rmtree(data)
+    for command in (backup_verify, backup_prune):
+        capsys.readouterr()
+        with contextlib.suppress(SystemExit):
+            command(data_dir=data)
+        assert "there is no ledger" in capsys.readouterr().err
+        assert not (data / "bellbuoy.db").exists()
+    with pytest.raises(SystemExit, match="0"):
+        backup_verify(data_dir=data)
+    assert "restored: 0 accepted, difference 0; 0 compared" in capsys.readouterr().out
+    backup_restore(to=data, data_dir=data)
+    assert (data / "bellbuoy.db").exists()
 
 
 def test_keys_of_one_day_have_ids_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,6 +122,10 @@ def backup_restore(
             "no API key is ever in a backup: put bootstrap.key into the directory, "
             "or start the service with another BELLBUOY_BOOTSTRAP_KEY"
         )
+    if at is not None or backup is not None:
+        output.err.print(
+            "keys and users are as they were at that second: revoke and delete again what was revoked or deleted since"
+        )
     if as_json:
         output.show_json(msgspec.to_builtins(report))
         return
@@ -158,11 +162,14 @@ def backup_verify(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Read every object in every target, and name each that is not what was written. Exit status 1 for any."""
+    """Read every object in every target, and name each that is not what was written. Exit status 1 for any.
+
+    Works without a ledger too, so that an archive can be proven before it is restored.
+    """
     from bellbuoy.continuity.verify import verify_objects
 
     async def verify() -> Any:
-        async with _keeper(config, data_dir) as keeper:
+        async with _keeper(config, data_dir, alone=True) as keeper:
             listed = await keeper.vault.backups()
             chosen = [one for one in listed.backups if backup in (None, one.id)]
             if backup is not None and not chosen:
@@ -200,7 +207,7 @@ def backup_prune(
     """Delete what is older than it is to be kept, and nothing that a kept backup needs."""
 
     async def prune() -> Any:
-        async with _keeper(config, data_dir) as keeper:
+        async with _keeper(config, data_dir, alone=True) as keeper:
             return await _in_turn(keeper, lambda: keeper.prune(dry_run=dry_run))
 
     gone = _run(prune)
@@ -257,12 +264,17 @@ def _seconds(taken: Any) -> float:
 
 
 @asynccontextmanager
-async def _keeper(config: Path | None, data_dir: Path | None) -> AsyncIterator[Any]:
+async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = False) -> AsyncIterator[Any]:
+    """What takes backups; with `alone` also where there is no ledger, which is then said."""
     from bellbuoy.service import archive
     from bellbuoy.service.continuity import build_keeper
 
     settings = settings_of(config, data_dir)
     clock, telemetry = SystemClock(), _telemetry()
+    if alone and not archive.has_ledger(settings):
+        output.err.print(f"there is no ledger in {settings.data.dir}: only the archive itself is looked at")
+        yield build_keeper(settings, None, None, clock=clock, rng=Random(), telemetry=telemetry)
+        return
     async with archive.opened(settings, clock=clock) as (ledger, control):
         keeper = build_keeper(settings, ledger, control, clock=clock, rng=Random(), telemetry=telemetry)
         try:
