@@ -35,7 +35,7 @@ class Objects:
     Args:
         url: `file:///FOLDER`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX`;
             `memory:///` holds them in this process, for tests.
-        endpoint: of a server that speaks S3 and is not Amazon's; None for the cloud's own.
+        endpoint: of a server that speaks as the cloud does, and is not the cloud's own; None for that.
 
     Raises:
         ConfigurationError: the URL is not one of those, or the cloud's client does not take it.
@@ -126,7 +126,7 @@ def _cloud(url: str, scheme: str, endpoint: str | None) -> Any:
         given["client_options"] = {"timeout": timedelta(seconds=TIMEOUT_S), "connect_timeout": timedelta(seconds=5)}
         given["retry_config"] = {"max_retries": 3, "retry_timeout": timedelta(seconds=RETRY_S)}
         if endpoint is not None:
-            given["endpoint"] = endpoint
+            given["base_url" if scheme == "gs" else "endpoint"] = endpoint
             given["client_options"]["allow_http"] = endpoint.startswith("http://")
     return from_url(url, **given)
 
