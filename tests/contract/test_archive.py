@@ -19,7 +19,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     if request.param == "memory":
         return Objects("memory:///")
     first, _ = request.getfixturevalue("regions")
-    # Google's interface for XML is that of S3, so the same server stands in; it wants a token in the form that it knows.
+    # Google's interface for XML is that of S3, so the same server stands in; it wants a token in a form that it knows.
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "testing/20260101/us-east-1/s3/aws4_request")
     return Objects(f"{request.param}://backups/some/prefix", endpoint=first.endpoint)
 

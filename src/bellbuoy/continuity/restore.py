@@ -70,6 +70,7 @@ class Restored(Struct, frozen=True):
         asked, reached: epoch seconds.
         changes: how many were applied.
         seconds: how long it took, the recovery time.
+        earlier: sources beside the main one of which less was shipped, each with the epoch second that it reached.
     """
 
     backup: str
@@ -77,6 +78,7 @@ class Restored(Struct, frozen=True):
     reached: float
     changes: int
     seconds: float
+    earlier: dict[str, float] = {}
 
 
 class Restore:
@@ -145,7 +147,12 @@ class Restore:
                 await self._download(way.copy, folder, progress)
                 await place.begin(folder)
             changes += await self._apply(way, place, plan.asked, progress)
-        return Restored(plan.full.id, plan.asked, plan.reached, changes, self._clock.monotonic() - began)
+        earlier = {
+            way.copy.source: way.reached
+            for way in plan.ways
+            if way.copy.timeline and way.copy.source in by_name and plan.reached - way.reached > MISS_S_MAX
+        }
+        return Restored(plan.full.id, plan.asked, plan.reached, changes, self._clock.monotonic() - began, earlier)
 
     async def sent_since(self, at: float) -> AsyncIterator[list[Sent]]:
         """What the send journal tells since an epoch second, an object at a time.

@@ -205,7 +205,7 @@ class Keeper:
         folder = Path(tempfile.mkdtemp(dir=scratch))
         place = self._rehearse(folder)
         try:
-            await restore.run(plan, [one for one in place.places if one.name == "ledger"], progress)
+            await restore.run(plan, place.places, progress)
             async with place.opened() as (ledger, _):
                 yield ledger
         finally:

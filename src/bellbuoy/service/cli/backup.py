@@ -136,6 +136,7 @@ def backup_restore(
             "from": done.backup,
             "asked for": _utc(done.asked),
             "reached": _utc(done.reached),
+            **{f"{name} reached only": _utc(second) for name, second in done.earlier.items()},
             "changes applied": done.changes,
             "sent since, taken in": f"{taken_in.delivered} delivered, {taken_in.uncertain} uncertain",
             "sent since, absent": taken_in.absent,
