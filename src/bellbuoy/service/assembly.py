@@ -143,7 +143,7 @@ def build(
     vitals = build_vitals(owner, settings, stores, lanes, host=host, flags=flags.on, clock=clock, telemetry=telemetry)
     wire_flags(flags, vitals.monitor, telemetry)
     live.on_change.append(lambda now: _reconfigure(now, lanes, vitals, stores.cache, clock))
-    loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals, "flags": flags, "settings": live}
+    loops: dict[str, Loop] = {"heal": stores.healing, "vitals": vitals, "flags": flags, "settings": live}
     loops |= {f"share-{type(one).__name__}": one for one in stores.sharing}
     if stores.cache.watched is not None:
         loops |= {

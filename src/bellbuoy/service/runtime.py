@@ -209,7 +209,7 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> N
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> bool:
     """Bring in what was left; False when a shared ledger is away, so that its keys could not be read."""
-    await parts.stores.homes.load()
+    await parts.stores.healing.load()
     try:
         await parts.keys.load()
         written = await parts.keys.bootstrap(parts.settings.data.dir)

@@ -27,6 +27,7 @@ from bellbuoy.adapters.shared_users import SharedUsers
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
+from bellbuoy.intake.heal import Healing, HealingSettings
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from bellbuoy.intake.recall import Recall
@@ -70,6 +71,7 @@ class Stores:
     store: Ledger
     watched: WatchedLedger
     homes: Homes
+    healing: Healing
     queue: GuardedQueue | None
     alone: bool
     local: ControlStore
@@ -151,10 +153,26 @@ def open_stores(
         clock=clock,
         telemetry=telemetry,
     )
+    healing = Healing(homes, queue=queue, settings=HealingSettings(), clock=clock, telemetry=telemetry)
     near = ControlLocks(local, clock=clock)
     leading: Locks = LayeredLocks(near, cache.locks) if shared else near
     ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
-    return Stores(ledger, store, watched, homes, queue, alone, local, control, leading, locks, folders, cache, sharing)
+    return Stores(
+        ledger=ledger,
+        store=store,
+        watched=watched,
+        homes=homes,
+        healing=healing,
+        queue=queue,
+        alone=alone,
+        local=local,
+        control=control,
+        leading=leading,
+        locks=locks,
+        folders=folders,
+        cache=cache,
+        sharing=sharing,
+    )
 
 
 def _remembering(

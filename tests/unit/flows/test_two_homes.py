@@ -339,6 +339,17 @@ class cluster_again:  # It reads as a part of the test.
         await self._cluster.crash()
 
 
+async def test_a_ledger_that_is_back_is_worked_from_although_the_queue_cannot_say_what_it_has(cluster: Cluster) -> None:
+    cluster.store.failure = cluster.queue.failure = AWAY
+    with pytest.raises(Unavailable):
+        await cluster.homes.get(timed(cluster.clock.time() - 3600, cluster.rng))
+    cluster.store.failure = None
+    await cluster.pass_time(5)
+    assert cluster.homes.away
+    await cluster.until_settled()
+    assert cluster.queue.failure is AWAY
+
+
 async def test_without_any_home_nothing_is_accepted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object) -> int:
         raise Unavailable("no room")
