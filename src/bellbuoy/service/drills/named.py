@@ -35,12 +35,10 @@ class NamedStack(Stack):
         name = urlsplit(self.url).netloc
         if self.confirmed != name:
             raise CannotRun(f"this would drill {name}", hint=f"if that is what you want, add --confirm {name}")
-        node = self.node_type(self.folder, url=self.url.rstrip("/"), key=self.key)
-        self.nodes = [node]
-        self.outside.control = node.url
+        self.make()
         try:
-            controlled = request("GET", f"{node.url}/_control").status == 200
-            node.get("/v1/health")
+            controlled = request("GET", f"{self.front.url}/_control").status == 200
+            self.front.get("/v1/health")
         except (*BROKEN, NotAsExpected) as error:
             raise CannotRun(f"{name} does not answer: {error}", hint="check --url and --key") from None
         if not controlled:
@@ -49,6 +47,11 @@ class NamedStack(Stack):
                 hint="name a stack that was started with --sandbox, from the machine that it runs on",
             )
         return self
+
+    def make(self) -> None:
+        node = self.node_type(self.folder, url=self.url.rstrip("/"), key=self.key)
+        self.nodes = [node]
+        self.outside.control = node.url
 
     def settled(self, ids: set[str], within_s: float = 240.0) -> None:
         """Wait until these have come to an end; what else it has is none of ours."""
