@@ -61,9 +61,9 @@ class NamedStack(Stack):
 @contextlib.contextmanager
 def isolated(name: str, scene: Scene) -> Iterator[None]:
     """A provider's breaker is opened by hand."""
-    _change(scene, "POST", f"/v1/breakers/{name}", {"action": "isolate"})
-    scene.felt(f"the breaker of {PROVIDERS[name]} was isolated")
     try:
+        _change(scene, "POST", f"/v1/breakers/{name}", {"action": "isolate"})
+        scene.felt(f"the breaker of {PROVIDERS[name]} was isolated")
         yield
     finally:
         _change(scene, "POST", f"/v1/breakers/{name}", {"action": "close"})
@@ -72,9 +72,9 @@ def isolated(name: str, scene: Scene) -> Iterator[None]:
 @contextlib.contextmanager
 def pinned(scene: Scene) -> Iterator[None]:
     """A mode is pinned on by hand."""
-    _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": True})
-    scene.felt(f"{PINNED_MODE} was pinned")
     try:
+        _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": True})
+        scene.felt(f"{PINNED_MODE} was pinned")
         yield
     finally:
         _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": None})
