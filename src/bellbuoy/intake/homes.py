@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, within
 from bellbuoy.errors import Full, NotFound, Unavailable, code_of
-from bellbuoy.intake.kept import Kept
+from bellbuoy.intake.kept import Kept, seen
 from bellbuoy.intake.recall import Recall
 from bellbuoy.intake.standing import Standing
 from bellbuoy.model.delivery import Record
@@ -205,18 +205,14 @@ class Homes:
         now = self._clock.time()
         written = asyncio.ensure_future(self._written(offers, now))
         queued = asyncio.ensure_future(self._queued(queue, offers, now))
-        written.add_done_callback(_seen)
-        queued.add_done_callback(_seen)
+        written.add_done_callback(seen)
+        queued.add_done_callback(seen)
         await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
         if _failed(written) or _failed(queued):
             await asyncio.wait((written, queued))
         elif not written.done() and not self._silent and any(offer.body_hash for offer in offers):
             # Only the ledger can say whether the key was used before.
-            patience = asyncio.ensure_future(
-                self._clock.sleep(min(2 * self._usual_s + 0.01, self._settings.patience_s_max))
-            )
-            await asyncio.wait((written, patience), return_when=asyncio.FIRST_COMPLETED)
-            patience.cancel()
+            await within(written, min(2 * self._usual_s + 0.01, self._settings.patience_s_max), clock=self._clock)
             self._silent = not written.done()
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
@@ -457,12 +453,6 @@ def _why(future: asyncio.Future[Any]) -> BaseException:
     """Why it failed; whatever cancelled it did not cancel who asked."""
     error = None if future.cancelled() else future.exception()
     return error or Unavailable("no home took it", retry_after_s=1.0)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at how it ended, so that a failure for which nobody waits is no surprise to the loop."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _nobody() -> None:

@@ -41,6 +41,11 @@ def outward_url(value: str) -> str:
     raise ValueError("an https URL, or http on loopback")
 
 
+def outward_url_or_none(value: str | None) -> str | None:
+    """The same where there need be none; an empty one is none, so that the environment can take one back."""
+    return outward_url(value) if value else None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
     if host == "localhost":
@@ -286,10 +291,7 @@ class Jira(Section):
     project: str | None = None
     issue_type: str = "Task"
 
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return outward_url(value) if value else None
+    _url = field_validator("base_url")(outward_url_or_none)
 
 
 class Alerts(Section):
@@ -410,10 +412,7 @@ class Backup(Section):
             )
         return value
 
-    @field_validator("endpoint", "second_endpoint")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return outward_url(value) if value else None
+    _url = field_validator("endpoint", "second_endpoint")(outward_url_or_none)
 
     @model_validator(mode="after")
     def _consistent(self) -> Backup:

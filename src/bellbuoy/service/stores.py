@@ -142,17 +142,8 @@ def open_stores(
         queue = GuardedQueue(broker(settings, clock, rng, working=working), breaker=guard, clock=clock)
     cache = open_cache(settings, telemetry, clock, rng)
     shared = cache.watched is not None
-    folder, lock, left = claim_folder(settings.data.dir / "journal")
-    folders = [lock, *(other for _, other in left)]
-    homes = Homes(
-        watched,
-        Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
-        queue=queue,
-        recall=Recall(cache.idempotency, clock=clock) if shared else None,
-        settings=HomesSettings(),
-        clock=clock,
-        telemetry=telemetry,
-    )
+    recall = Recall(cache.idempotency, clock=clock) if shared else None
+    homes, folders = _homes(watched, queue, recall, settings, clock, telemetry)
     healing = Healing(homes, queue=queue, settings=HealingSettings(), clock=clock, telemetry=telemetry)
     near = ControlLocks(local, clock=clock)
     leading: Locks = LayeredLocks(near, cache.locks) if shared else near
@@ -173,6 +164,28 @@ def open_stores(
         cache=cache,
         sharing=sharing,
     )
+
+
+def _homes(
+    ledger: WatchedLedger,
+    queue: GuardedQueue | None,
+    recall: Recall | None,
+    settings: Settings,
+    clock: Clock,
+    telemetry: ServiceTelemetry,
+) -> tuple[Homes, list[IO[str]]]:
+    """The homes, with the journals that ended processes left; and the locks of the journals, this process's first."""
+    folder, lock, left = claim_folder(settings.data.dir / "journal")
+    homes = Homes(
+        ledger,
+        Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
+        queue=queue,
+        recall=recall,
+        settings=HomesSettings(),
+        clock=clock,
+        telemetry=telemetry,
+    )
+    return homes, [lock, *(other for _, other in left)]
 
 
 def _remembering(
