@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -101,3 +101,21 @@ class ManualClock:
 async def _turn(turns: int) -> None:
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def within(asked: asyncio.Future[Any], wait_s: float, *, clock: Clock) -> None:
+    """Return when `asked` is done, and after `wait_s` seconds at the latest; either way nobody cancels it."""
+    patience = asyncio.ensure_future(clock.sleep(wait_s))
+    try:
+        await asyncio.wait((asked, patience), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        patience.cancel()
+
+
+async def heard(event: asyncio.Event, wait_s: float, *, clock: Clock) -> None:
+    """Return when the event is set, and after `wait_s` seconds at the latest."""
+    waking = asyncio.ensure_future(event.wait())
+    try:
+        await within(waking, wait_s, clock=clock)
+    finally:
+        waking.cancel()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,7 +63,6 @@ def test_an_interrupt_undoes_the_fault_first(tmp_path: Path) -> None:
         data = ("--data-dir", str(tmp_path / "records"))
         with subprocess.Popen([*command, *named, *data], stdout=subprocess.PIPE, text=True) as running:
             wait_for(lambda: fault(server) is not None, why="the fault is there")
-            time.sleep(0.2)  # Somewhere in its midst.
             running.send_signal(signal.SIGTERM)
             assert running.wait(timeout=60) == 1
         assert fault(server) is None

@@ -150,6 +150,7 @@ def test_an_operator_takes_a_change_back(server: Server) -> None:
         ("breakers.fcm.recovery_timeout_s", 0, 422),
         ("providers.smtp.concurrency_max", 11, 422),
         ("providers.fcm.rate_per_s", 0, 422),
+        ("delivery.release_per_s", 1e-9, 422),
         ("server.port", 80, 404),
         ("nothing", 1, 404),
     ],
@@ -181,6 +182,7 @@ def test_the_command_line_lists_and_sets(server: Server) -> None:
     assert server.cli("settings", "set", "retry.max_attempts", "default") == "retry.max_attempts is 3\n"
     for wrong in ("many", "nan", "inf", "1e999"):
         server.cli("settings", "set", "retry.max_attempts", wrong, status=2)
+    server.cli("settings", "set", "retry.max_attempts", "-1", status=1)  # The service refused it, not the command line.
     ids = [one["id"] for one in json.loads(server.cli("rollback", "--json"))["items"]]
     assert ids == ["setting:retry.max_attempts:2", "setting:retry.max_attempts:1"]
     server.cli("rollback", "--keep", status=2)

@@ -13,6 +13,7 @@ from bellbuoy.delivery.feed import Feed, FeedSettings
 from bellbuoy.delivery.worker import Worker
 from bellbuoy.errors import Unavailable
 from bellbuoy.intake.accept import Intake, IntakeSettings
+from bellbuoy.intake.heal import Healing, HealingSettings
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from tests.support.flow import Flow
@@ -63,6 +64,13 @@ class Cluster(Flow):
             clock=self.clock,
             telemetry=self.telemetry,
         )
+        self.healing = Healing(
+            self.homes,
+            queue=self.queue,
+            settings=HealingSettings(),
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
         self.around = RememberedUsers(self.homes, users_max=100, clock=self.clock)
         self.worker = self._worker("w-1")
         self.homes.nudge = self.worker.nudge
@@ -104,7 +112,7 @@ class Cluster(Flow):
 
     async def __aenter__(self) -> Cluster:
         await super().__aenter__()
-        self._tasks += [asyncio.create_task(self.feed.run()), asyncio.create_task(self.homes.run())]
+        self._tasks += [asyncio.create_task(self.feed.run()), asyncio.create_task(self.healing.run())]
         await self.pass_time(0.0)
         return self
 

@@ -16,6 +16,8 @@ from bellbuoy.service.telemetry import EVENTS, ServiceTelemetry
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "bellbuoy"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def leaves() -> list[str]:
@@ -67,9 +69,16 @@ def test_every_call_has_a_scope_that_exists() -> None:
     assert {route.scope for route in ROUTES} == {None, "send", "read", "operate", "admin"}
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    text = re.sub(r"\]\([^)]*\)", "", page.read_text())
+    for path in re.findall(r"(?<![\w./:@~-])[\w.-]+/[\w./*-]*[\w/*]", text):
+        # What a page names in another tree, as in a data directory, begins with no folder of this one.
+        homes = [home for home in (ROOT, PACKAGE) if (home / path.partition("/")[0]).is_dir()]
+        assert not homes or any(any(home.glob(path.rstrip("/"))) for home in homes), f"{page.name} names {path}"

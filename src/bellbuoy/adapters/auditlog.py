@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bellbuoy.adapters.folders import sync
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError, Full
 from bellbuoy.model.audit import (
@@ -140,7 +141,7 @@ class FileAuditLog:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             _write(file, line)
-            _sync_folder(self._folder)
+            sync(self._folder)
         except OSError:
             os.close(file)
             raise
@@ -170,7 +171,7 @@ class FileAuditLog:
         self._append([Entry(0, self._clock.time(), "pruned", target=str(up_to))])
         for path in old:
             path.unlink()
-        _sync_folder(self._folder)
+        sync(self._folder)
         return up_to - first + 1
 
     # Going on after a restart.
@@ -226,11 +227,3 @@ def _write(file: int, data: bytes) -> None:
     while written < len(data):
         written += os.write(file, data[written:])
     os.fdatasync(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

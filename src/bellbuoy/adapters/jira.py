@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from bellbuoy.adapters.text import cut
 from bellbuoy.adapters.transport import Headers, Response, Transport, checked_url, retry_after_s
 from bellbuoy.clock import Clock
 from bellbuoy.errors import (
@@ -294,8 +295,7 @@ def _label(incident: str) -> str:
 
 
 def _line(text: str, chars_max: int) -> str:
-    one = " ".join(text.split())
-    return one if len(one) <= chars_max else one[: chars_max - 1] + "…"
+    return cut(" ".join(text.split()), chars_max)
 
 
 def _text(text: str) -> dict[str, Any]:

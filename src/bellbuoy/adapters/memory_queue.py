@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, heard
 from bellbuoy.errors import Full
 from bellbuoy.ports.queue import LANES, Handed, Lane, Message
 
@@ -56,13 +56,7 @@ class MemoryQueue:
         """At most `limit` messages, those of the first lane first."""
         if not self._any(lanes):
             self._came.clear()
-            sleeper = asyncio.ensure_future(self._clock.sleep(min(wait_s, self._next_s())))
-            comer = asyncio.ensure_future(self._came.wait())
-            try:
-                await asyncio.wait((sleeper, comer), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeper.cancel()
-                comer.cancel()
+            await heard(self._came, min(wait_s, self._next_s()), clock=self._clock)
         self._any(lanes)
         # Every tenth time the last lane comes first, so that it is not starved.
         order = list(reversed(lanes)) if next(self._turn) % 10 == 0 else lanes

@@ -7,7 +7,6 @@ setting of ours.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +18,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import LocalStore, from_url
 
+from bellbuoy.adapters.folders import sync
 from bellbuoy.errors import ConfigurationError, Damaged, Full, NotFound, Unavailable
 from bellbuoy.ports.archive import LISTED_MAX, OBJECT_BYTES_MAX, Stored
 
@@ -160,8 +160,4 @@ def _sync(root: Path, name: str) -> None:
     """Make a file of a local target and its name durable, which its client leaves to the system."""
     path = root / name
     for one in (path, *(parent for parent in path.parents if parent.is_relative_to(root))):
-        handle = os.open(one, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(one)

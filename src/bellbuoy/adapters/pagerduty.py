@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import Struct
 
+from bellbuoy.adapters.text import cut
 from bellbuoy.adapters.transport import Response, Transport, checked_url, retry_after_s
 from bellbuoy.clock import Clock
 from bellbuoy.errors import (
@@ -126,7 +127,7 @@ class PagerDuty:
             event["client"] = "Bellbuoy"
             event["links"] = [{"href": alert.runbook, "text": "Runbook"}]
             event["payload"] = {
-                "summary": _cut(alert.title, SUMMARY_CHARS_MAX),
+                "summary": cut(alert.title, SUMMARY_CHARS_MAX),
                 "source": self._source,
                 "severity": alert.severity,
                 "timestamp": datetime.fromtimestamp(alert.at, UTC).isoformat(),
@@ -134,7 +135,7 @@ class PagerDuty:
                 "group": "bellbuoy",
                 "custom_details": {
                     "incident": alert.incident,
-                    "description": _cut(alert.description, DETAIL_CHARS_MAX),
+                    "description": cut(alert.description, DETAIL_CHARS_MAX),
                     "runbook": alert.runbook,
                 },
             }
@@ -161,7 +162,3 @@ class PagerDuty:
 
     def _failure(self, answer: Response) -> ProviderError:
         return classify(answer.status, answer.body, answer.headers.get("retry-after"), self._clock.time())
-
-
-def _cut(text: str, chars_max: int) -> str:
-    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from bellbuoy.adapters.text import cut
 from bellbuoy.adapters.transport import Response, Transport, checked_url, retry_after_s
 from bellbuoy.clock import Clock
 from bellbuoy.errors import (
@@ -96,16 +97,16 @@ def message(alert: Alert) -> dict[str, Any]:
     if alert.repeated:
         about += " · this may have been said before"
     blocks: list[dict[str, Any]] = [
-        {"type": "header", "text": {"type": "plain_text", "text": _cut(title, HEADER_CHARS_MAX)}}
+        {"type": "header", "text": {"type": "plain_text", "text": cut(title, HEADER_CHARS_MAX)}}
     ]
     if alert.description:
-        text = _cut(_escaped(alert.description), SECTION_CHARS_MAX)
+        text = cut(_escaped(alert.description), SECTION_CHARS_MAX)
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": text}})
     if alert.action == "trigger":
         link = f"<{_escaped(alert.runbook)}|Runbook>"
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": link}})
-    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": _cut(about, SECTION_CHARS_MAX)}]})
-    return {"text": _cut(_escaped(f"{title} ({alert.incident})"), TEXT_CHARS_MAX), "blocks": blocks}
+    blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": cut(about, SECTION_CHARS_MAX)}]})
+    return {"text": cut(_escaped(f"{title} ({alert.incident})"), TEXT_CHARS_MAX), "blocks": blocks}
 
 
 class Slack:
@@ -162,7 +163,3 @@ class Slack:
 def _escaped(text: str) -> str:
     """Slack reads these three characters as its own."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _cut(text: str, chars_max: int) -> str:
-    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"

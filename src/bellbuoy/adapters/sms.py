@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
+from bellbuoy.adapters.text import cut
 from bellbuoy.adapters.transport import Response, Transport, checked_url, retry_after_s
 from bellbuoy.clock import Clock
 from bellbuoy.errors import (
@@ -43,8 +44,7 @@ _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 
 def text(content: Content) -> str:
     """The text of a message: title, then body on its own line; cut at `TEXT_CHARS_MAX` with an ellipsis."""
-    full = "\n".join(part for part in (content.title, content.body) if part)
-    return full if len(full) <= TEXT_CHARS_MAX else full[: TEXT_CHARS_MAX - 1] + "…"
+    return cut("\n".join(part for part in (content.title, content.body) if part), TEXT_CHARS_MAX)
 
 
 def classify(http: int, body: bytes, retry_after: str | None, now: float) -> ProviderError:

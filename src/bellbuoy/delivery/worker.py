@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, heard, within
 from bellbuoy.delivery.router import divert, message_for
 from bellbuoy.delivery.send import Lane
 from bellbuoy.delivery.settle import Rules, next_attempts, settle, worker_lost
@@ -197,13 +197,7 @@ class Worker:
     async def _nap(self) -> None:
         """Wait for a nudge, but no longer than until the next claim may be due."""
         self._wake.clear()
-        sleeper = asyncio.ensure_future(self._clock.sleep(self._settings.poll_s_max))
-        waker = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((sleeper, waker), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeper.cancel()
-            waker.cancel()
+        await heard(self._wake, self._settings.poll_s_max, clock=self._clock)
 
     async def _renew(self) -> None:
         while True:
@@ -227,10 +221,8 @@ class Worker:
     async def _drain(self) -> None:
         """Give back what has not begun, let what has begun end."""
         if self._running or self._tended:
-            sleeper = asyncio.ensure_future(self._clock.sleep(self._settings.drain_s))
             ending = asyncio.ensure_future(asyncio.wait({*self._running, *self._tended}))
-            await asyncio.wait((sleeper, ending), return_when=asyncio.FIRST_COMPLETED)
-            sleeper.cancel()
+            await within(ending, self._settings.drain_s, clock=self._clock)
             ending.cancel()
         try:
             await self._ledger.hand_back(self.owner, now=self._clock.time())

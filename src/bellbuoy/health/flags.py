@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, heard
 from bellbuoy.errors import StoreError, code_of
 from bellbuoy.model.change import Valued
 from bellbuoy.ports.operations import Telemetry
@@ -120,16 +120,7 @@ class Flags:
                 await self.load()
             except StoreError as error:  # What was known last stays.
                 self._telemetry.event("flags_not_read", code=code_of(error))
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Until the next look is due, or a change is heard of."""
-        waits = [asyncio.ensure_future(self._wake.wait()), asyncio.ensure_future(self._clock.sleep(self._every_s))]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waits:
-                one.cancel()
+            await heard(self._wake, self._every_s, clock=self._clock)
 
     def _go_by(self, valued: dict[str, Valued], values: dict[str, bool]) -> None:
         before, self._set, self._valued = self._set, values, valued

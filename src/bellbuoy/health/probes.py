@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, within
 from bellbuoy.errors import code_of
 
 GIVE_UP_S = 10.0
@@ -82,12 +82,10 @@ class Probe:
         """Ask once; never raises but CancelledError."""
         self._asked_at = began = self._clock.monotonic()
         asking = asyncio.ensure_future(self._ask())
-        patience = asyncio.ensure_future(self._clock.sleep(GIVE_UP_S))
         try:
-            await asyncio.wait((asking, patience), return_when=asyncio.FIRST_COMPLETED)
+            await within(asking, GIVE_UP_S, clock=self._clock)
             self._judge(asking, began)
         finally:
-            patience.cancel()
             asking.cancel()
             self._asked_at = None
 

@@ -5,6 +5,7 @@ ledger makes due; what the ledger missed comes to it with the queue's message, o
 notification anywhere twice is harmless: the id is the same.
 
 On one machine the ledger and the queue are one file, so there is no queue here and the journal is the only other home.
+What only the journal has comes to the others by `intake.heal`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bellbuoy.clock import Clock
-from bellbuoy.errors import Busy, Full, NotFound, StoreError, Unavailable, code_of
-from bellbuoy.intake.kept import Accepted, Entry, Kept
+from bellbuoy.clock import Clock, within
+from bellbuoy.errors import Full, NotFound, Unavailable, code_of
+from bellbuoy.intake.kept import Kept, seen
 from bellbuoy.intake.recall import Recall
+from bellbuoy.intake.standing import Standing
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.identity import is_derived, made_at
-from bellbuoy.model.operation import Issue
 from bellbuoy.ports.ledger import QUEUED, Account, Claim, Ledger, Offer, Taken
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.queue import LANE_OF, Message, Queue
@@ -43,20 +44,11 @@ class HomesSettings(Struct, frozen=True):
             confirmed; it is twice what the ledger usually takes. Who waited in vain is the last to wait until the
             ledger answers again.
         remembered_max: notifications that this process answered for last and remembers, to be found.
-        batch: entries of the journal that are given to another home at a time.
-        pause_s: seconds between two batches, so that a home that is back is not pressed.
-        wait_s: seconds until the next try when nothing takes what the journal has.
-        settle_s_max: seconds after which a ledger that is back is worked from although nobody can say whether all that
-            was done meanwhile has come to it.
     """
 
     grace_s: float = 30.0
     patience_s_max: float = 0.25
     remembered_max: int = 20_000
-    batch: int = 200
-    pause_s: float = 0.05
-    wait_s: float = 1.0
-    settle_s_max: float = 15.0
 
 
 class Homes:
@@ -90,13 +82,12 @@ class Homes:
         self._clock = clock
         self._telemetry = telemetry
         self.kept = kept
+        self.standing = Standing(beside=queue is not None, clock=clock, telemetry=telemetry)
         self.nudge: Callable[[], None] = _nobody  # Called when the ledger has got something to work on.
         self._usual_s = 0.0  # What the ledger takes to confirm, smoothed.
         self._silent = False  # Somebody waited for the ledger in vain, and it has answered nobody since.
         self._remembered: OrderedDict[str, Offer] = OrderedDict()  # What was answered for here of late.
         self._astray: dict[str, bytes] = {}  # Worked on without the ledger, by id, with the body's hash.
-        self._away = False  # The ledger failed, and what was done meanwhile may not have come to it yet.
-        self._ailing = False  # The ledger refused something, and has not been found well since.
         self._left: set[asyncio.Task[None]] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -162,13 +153,13 @@ class Homes:
             if not ((young and coming) or await self._may_come(notification_id)):
                 raise
         except Unavailable:
-            self._away = self._queue is not None
+            self.standing.doubt()
             raise
         raise Unavailable("the ledger may not have heard of it yet", retry_after_s=1.0)
 
     async def _may_come(self, notification_id: str) -> bool:
         """Whether somebody accepted what the ledger says is not there."""
-        if self._away or notification_id in self.kept or notification_id in self._remembered:
+        if self.away or notification_id in self.kept or notification_id in self._remembered:
             return True
         if self._recall is None or not await self._recall.may_know(notification_id):
             return False
@@ -180,10 +171,24 @@ class Homes:
 
     async def _take(self, offers: Sequence[Offer]) -> list[Taken]:
         try:
-            return await (self._ledger.accept(offers) if self._queue is None else self._first(offers, self._queue))
+            return await self._others(offers)
         except (Full, Unavailable) as error:
-            self._lost(error)
+            self.standing.lost(error)
             return await self.kept.put(offers, error)
+
+    async def give(self, offers: Sequence[Offer]) -> None:
+        """Put what the journal has into another home too, as on every day.
+
+        That is into both at once, so that what the queue brings is not claimed from the ledger as well.
+
+        Raises:
+            Full, Unavailable: neither took them.
+        """
+        for offer, one in zip(offers, await self._others(offers), strict=True):
+            self._compare(offer, one)
+
+    async def _others(self, offers: Sequence[Offer]) -> list[Taken]:
+        return await (self._ledger.accept(offers) if self._queue is None else self._first(offers, self._queue))
 
     async def _again(self, offer: Offer) -> Taken:
         """What an offer gets whose id this process knows although the ledger may not."""
@@ -200,18 +205,14 @@ class Homes:
         now = self._clock.time()
         written = asyncio.ensure_future(self._written(offers, now))
         queued = asyncio.ensure_future(self._queued(queue, offers, now))
-        written.add_done_callback(_seen)
-        queued.add_done_callback(_seen)
+        written.add_done_callback(seen)
+        queued.add_done_callback(seen)
         await asyncio.wait((written, queued), return_when=asyncio.FIRST_COMPLETED)
         if _failed(written) or _failed(queued):
             await asyncio.wait((written, queued))
         elif not written.done() and not self._silent and any(offer.body_hash for offer in offers):
             # Only the ledger can say whether the key was used before.
-            patience = asyncio.ensure_future(
-                self._clock.sleep(min(2 * self._usual_s + 0.01, self._settings.patience_s_max))
-            )
-            await asyncio.wait((written, patience), return_when=asyncio.FIRST_COMPLETED)
-            patience.cancel()
+            await within(written, min(2 * self._usual_s + 0.01, self._settings.patience_s_max), clock=self._clock)
             self._silent = not written.done()
         if written.done() and not _failed(written):
             self._leave(self._unless_queued(queued, offers))
@@ -273,7 +274,7 @@ class Homes:
             return
         error = written.exception()
         if isinstance(error, (Full, Unavailable)):
-            self._lost(error)
+            self.standing.lost(error)
             return
         for offer, one in zip(offers, written.result() if error is None else (), strict=error is None):
             self._compare(offer, one)
@@ -314,12 +315,12 @@ class Homes:
 
     async def claim(self, owner: str, *, now: float, lease_s: float, limit: int) -> list[Claim]:
         """Lease what is due; nothing while what was done without the ledger may not have come to it yet."""
-        if self._away:
+        if self.away:
             return []
         try:
             return await self._ledger.claim(owner, now=now, lease_s=lease_s, limit=limit)
         except Unavailable as error:
-            self._lost(error)
+            self.standing.lost(error)
             raise
 
     async def take_over(self, owner: str, offers: Sequence[Offer], *, now: float, lease_s: float) -> list[Claim | None]:
@@ -327,7 +328,7 @@ class Homes:
         try:
             claims = await self._ledger.take_over(owner, offers, now=now, lease_s=lease_s)
         except (Full, Unavailable) as error:
-            self._lost(error)
+            self.standing.lost(error)
             raise
         await self._compare_all(
             offer
@@ -367,7 +368,7 @@ class Homes:
             try:
                 return await self._ledger.save(record, fence, now=now, due_at=due_at, held=held, release=release)
             except (Full, Unavailable) as error:
-                self._lost(error)
+                self.standing.lost(error)
                 if self._queue is None:
                     raise
                 self._astray[record.id] = b""
@@ -396,103 +397,10 @@ class Homes:
                 self._telemetry.event("publish_failed", code=error.code)
         await self.kept.note(account)
 
-    # Healing.
-
-    async def load(self) -> None:
-        """Find again what an earlier process left; before anything else. Raises Full."""
-        await self.kept.load()
-        # Whoever starts cannot know whether the ledger was away a moment ago, with outcomes still on their way to it.
-        self._away = self._queue is not None
-
-    async def run(self) -> None:
-        """Give the other homes what only the journal has, whenever there is something, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._healing(), name="heal-journal")
-            group.create_task(self._settling(), name="heal-settle")
-
-    async def heal(self) -> int:
-        """Give one batch of the journal to a home that takes it; returns how many entries that were.
-
-        Raises:
-            Full, Unavailable: none takes anything; all stays in the journal.
-        """
-        entries, last = await self.kept.oldest(self._settings.batch)
-        if not entries:
-            return 0
-        offers = [offer for entry in entries if isinstance(entry, Accepted) for offer in entry.offers]
-        accounts = [entry.account for entry in entries if not isinstance(entry, Accepted)]
-        if offers:
-            # As on every day: to both at once, so that what the queue brings is not claimed from the ledger as well.
-            taken = await (self._ledger.accept(offers) if self._queue is None else self._first(offers, self._queue))
-            for offer, one in zip(offers, taken, strict=True):
-                self._compare(offer, one)
-        if accounts:
-            await self._hand_in(accounts)
-        await self._healed(entries, last)
-        return len(entries)
-
-    async def _hand_in(self, accounts: Sequence[Account]) -> None:
-        """Give accounts to the ledger, or to the queue on their way there. Raises Full, Unavailable."""
-        try:
-            if await self.absorb(accounts, now=self._clock.time()):
-                raise Busy("somebody else holds what was to be written", retry_after_s=1.0)
-        except Unavailable:
-            if self._queue is None:
-                raise
-            await self._queue.put("outcomes", [Message(one.record, one.body_hash) for one in accounts])
-
-    async def _healed(self, entries: Sequence[Entry], last: int) -> None:
-        await self.kept.let_go(entries, last)
-        if not self._away:
-            self._found()
-        self._telemetry.event("journal_healed", count=len(entries), pending=self.kept.pending())
-        self.nudge()
-
-    async def _healing(self) -> None:
-        while True:
-            await self.kept.wake.wait()
-            try:
-                await self.heal()
-            except Exception as error:  # A defect too: what is in the journal must not stay there for ever.
-                self._telemetry.event("heal_failed", code=code_of(error))
-                await self._clock.sleep(self._settings.wait_s)
-            else:
-                await self._clock.sleep(self._settings.pause_s)
-
-    async def _settling(self) -> None:
-        """Find out, after the ledger failed, when it takes things again and has all that was done meanwhile.
-
-        Nobody need send anything for that: where the disk was full, the journal may have nothing to heal.
-        """
-        quiet, back_s = 0, 0.0
-        while True:
-            await self._clock.sleep(1.0)
-            if not (self._away or self._ailing):
-                continue
-            try:
-                await self._ledger.probe()
-            except Exception as error:
-                self._telemetry.event("ledger_away", code=code_of(error))
-                quiet, back_s = 0, 0.0
-                continue
-            back_s += 1.0
-            waiting = self.kept.pending()
-            if self._queue is not None:
-                try:
-                    waiting += (await self._queue.depth())["outcomes"]
-                except Exception:
-                    waiting = 1
-            quiet = quiet + 1 if not waiting else 0
-            # Twice: an account may be between the queue and the ledger in somebody's hands.
-            if quiet >= 2 or (self._queue is not None and back_s >= self._settings.settle_s_max):
-                self._away, quiet, back_s = False, 0, 0.0
-                self._found()
-                self.nudge()
-
     @property
     def away(self) -> bool:
         """Whether the ledger failed, and what was done meanwhile may not have come to it yet."""
-        return self._away
+        return self.standing.away
 
     async def aclose(self) -> None:
         """Let what is under way end, then close the journal and the ledger."""
@@ -502,16 +410,6 @@ class Homes:
             await self._recall.aclose()
         await self.kept.aclose()
         await self._ledger.aclose()
-
-    def _lost(self, error: StoreError) -> None:
-        name = "disk_full" if isinstance(error, Full) else "database_down"
-        self._telemetry.raise_issue(Issue(name, "homes", f"the ledger takes nothing: {error.code}", self._clock.time()))
-        self._away, self._ailing = self._queue is not None, True
-
-    def _found(self) -> None:
-        self._ailing = False
-        for name in ("database_down", "disk_full"):
-            self._telemetry.clear_issue(name, "homes")
 
     def _leave(self, rest: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(rest, name="home")
@@ -555,12 +453,6 @@ def _why(future: asyncio.Future[Any]) -> BaseException:
     """Why it failed; whatever cancelled it did not cancel who asked."""
     error = None if future.cancelled() else future.exception()
     return error or Unavailable("no home took it", retry_after_s=1.0)
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at how it ended, so that a failure for which nobody waits is no surprise to the loop."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _nobody() -> None:

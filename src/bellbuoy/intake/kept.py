@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -92,7 +93,7 @@ class Kept:
         if len(self._there) + len(offers) > self._kept_max:
             raise why
         safe: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        safe.add_done_callback(_seen)
+        safe.add_done_callback(seen)
         fresh: list[Offer] = []
         earlier: set[int] = set()
         for at, offer in enumerate(offers):
@@ -196,7 +197,7 @@ def _at_home(offer: Offer) -> Offer:
     return msgspec.structs.replace(offer, due_at=due_at, owner=None)
 
 
-def _seen(safe: asyncio.Future[int]) -> None:
+def seen(future: asyncio.Future[Any]) -> None:
     """Look at how it ended, so that a failure for which nobody waits is no surprise to the loop."""
-    if not safe.cancelled():
-        safe.exception()
+    if not future.cancelled():
+        future.exception()

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, within
 from bellbuoy.errors import StoreError
 from bellbuoy.ports.ledger import Offer, Taken
 from bellbuoy.ports.shared import IdempotencyMemory, Remembered
@@ -78,11 +78,9 @@ class Recall:
             self._telling = None
 
     async def _within(self, asking: asyncio.Future[Any]) -> None:
-        patience = asyncio.ensure_future(self._clock.sleep(ASK_S))
         try:
-            await asyncio.wait((asking, patience), return_when=asyncio.FIRST_COMPLETED)
+            await within(asking, ASK_S, clock=self._clock)
         finally:
-            patience.cancel()
             asking.add_done_callback(_answered)
             asking.cancel()
 

@@ -71,13 +71,14 @@ def judge(
             doubts.append(f"{name}: {_percent(now.failures / now.calls)} failed, which may be chance")
         if ended and (was.p95_s is None or now.p95_s is None):
             doubts.append(f"no p95 of {name}")
-        elif ended and _slower(was.p95_s or 0.0, now.p95_s or 0.0, bounds):
+        elif ended and slower(was.p95_s or 0.0, now.p95_s or 0.0, bounds.p95_worse_times):
             return Verdict("worse", f"{name}: p95 {now.p95_s:.3f} s, before {was.p95_s:.3f} s")
     return Verdict("unclear", "; ".join(doubts)) if doubts else Verdict("as_good", "as before")
 
 
-def _slower(was_s: float, now_s: float, bounds: Bounds) -> bool:
-    return now_s > max(was_s * bounds.p95_worse_times, was_s + P95_SLACK_S)
+def slower(was_s: float, now_s: float, times: float) -> bool:
+    """Whether a p95 is over so many times that before, and over the slack as well."""
+    return now_s > max(was_s * times, was_s + P95_SLACK_S)
 
 
 def lower_end(failures: int, calls: int) -> float:

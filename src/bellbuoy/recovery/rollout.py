@@ -27,6 +27,7 @@ from bellbuoy.model.operation import Issue
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Lock, Locks
+from bellbuoy.recovery.judge import Verdict, slower
 
 EVERY_S = 5.0
 LOCK_S = 30.0
@@ -35,9 +36,6 @@ KEEP_S = 60.0
 
 WORSE_LOOKS = 3
 """So many looks in a row have to be worse."""
-
-P95_SLACK_S = 0.1
-"""A p95 that grew by less is not worse, by whatever factor."""
 
 RolloutStatus = Literal["under_way", "complete", "failed"]
 
@@ -98,13 +96,6 @@ class RolloutSettings(Struct, frozen=True):
     p95_worse_times: float = 2.0
 
 
-class Verdict(Struct, frozen=True):
-    """What the measurements say, and why in words."""
-
-    is_: Literal["worse", "as_good", "unclear"]
-    why: str
-
-
 Status = Literal["steady", "watching", "undoing", "undone", "restored", "unclear"]
 
 
@@ -158,7 +149,7 @@ def judge(before: Measured | None, now: Measured | None, settings: RolloutSettin
         return Verdict("worse", f"{now.error_rate:.1%} of the calls fail, before it {before.error_rate:.1%}")
     if before.p95_s is None or now.p95_s is None:
         return Verdict("unclear", f"no p95 {'before it' if before.p95_s is None else 'of it'} to compare")
-    if now.p95_s > max(before.p95_s * settings.p95_worse_times, before.p95_s + P95_SLACK_S):
+    if slower(before.p95_s, now.p95_s, settings.p95_worse_times):
         return Verdict("worse", f"the p95 is {now.p95_s:.3f} s, before it {before.p95_s:.3f} s")
     return Verdict("as_good", "as before")
 

@@ -15,7 +15,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bellbuoy.sandbox.faults import Action, Delay, ErrorTable, Hold, Refuse, Row
-from bellbuoy.sandbox.http import Exchange, HttpAnswer, HttpRequest
+from bellbuoy.sandbox.http import Exchange, HttpAnswer, HttpRequest, document_of
 from bellbuoy.sandbox.http2 import Http2Connection
 from bellbuoy.sandbox.received import Item
 from bellbuoy.sandbox.station import HttpStation, Surroundings, Verdict, notification_id, text
@@ -85,7 +85,6 @@ _PATH = re.compile(r"^/3/device/([^/]*)$")
 _HEX = re.compile(r"^(?:[0-9a-fA-F]{2}){32,100}$")
 _UUID = re.compile(r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 _EPOCH = re.compile(r"^\d{1,11}$")
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -128,7 +127,7 @@ class Apns(HttpStation):
         path = _PATH.match(request.path)
         token = path.group(1) if path else ""
         apns_id = headers.get("apns-id", "")
-        payload = _document(request.body)
+        payload = document_of(request.body)
         item = self._item(token, apns_id, headers, payload)
         reason = self._check(request, path is not None, token, payload)
         if reason is not None:
@@ -301,10 +300,3 @@ def _magic(token: str) -> Action | None:
 
 def _apns_id(given: str) -> str:
     return given if _UUID.match(given) else str(uuid.uuid4())
-
-
-def _document(body: bytes) -> object:
-    try:
-        return _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None

@@ -16,7 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bellbuoy.sandbox.faults import Action, Delay, ErrorTable, Hold, Refuse, Row
-from bellbuoy.sandbox.http import Exchange, HttpAnswer, HttpRequest
+from bellbuoy.sandbox.http import Exchange, HttpAnswer, HttpRequest, document_of
 from bellbuoy.sandbox.received import Item
 from bellbuoy.sandbox.station import HttpStation, Surroundings, Verdict, notification_id, text
 
@@ -98,7 +98,6 @@ _MESSAGE_FIELDS = frozenset(
 )
 _TARGETS = ("token", "topic", "condition")
 _NOTIFICATION_FIELDS = frozenset(("title", "body", "image"))
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -132,7 +131,7 @@ class Fcm(HttpStation):
             answer = self._token(request)
             item = Item(provider=self.name, at=0.0, status=answer.status)
             return Verdict(answer, item, counts=False, target="token")
-        document = _document(request.body)
+        document = document_of(request.body)
         message = document.get("message") if isinstance(document, dict) else None
         item = self._item(message if isinstance(message, dict) else {})
         refuse = self._check(request, document, item)
@@ -368,13 +367,6 @@ def _malformed(message: str) -> Refuse:
 
 def _oauth_error(error: str, description: str) -> HttpAnswer:
     return HttpAnswer(400, _encode({"error": error, "error_description": description}), _JSON)
-
-
-def _document(body: bytes) -> object:
-    try:
-        return _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def _dict(value: object) -> dict[str, Any]:

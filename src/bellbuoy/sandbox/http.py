@@ -11,6 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
+_decode = msgspec.json.Decoder().decode
+
 BODY_BYTES_MAX = 1_048_576
 """The largest request body a stand-in reads; every real limit it imitates lies below."""
 
@@ -92,3 +96,11 @@ def reset_transport(transport: asyncio.BaseTransport) -> None:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if isinstance(transport, asyncio.WriteTransport) or hasattr(transport, "abort"):
         transport.abort()
+
+
+def document_of(body: bytes) -> object:
+    """What a body of JSON says; None where it is none."""
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -32,7 +32,7 @@ from bellbuoy.recovery.rollout import Measured, RolloutSettings, RolloutWatch, m
 from bellbuoy.recovery.scaling import Alone, Scaling
 from bellbuoy.recovery.tidy import Tidying
 from bellbuoy.service.alerts import build_escalation
-from bellbuoy.service.api.context import Context
+from bellbuoy.service.api.context import Context, Nudge
 from bellbuoy.service.audit import build_audit
 from bellbuoy.service.breakers import breaker_settings, share_breaker
 from bellbuoy.service.cache import Cache
@@ -43,7 +43,7 @@ from bellbuoy.service.keys import Keys
 from bellbuoy.service.lanes import make_lane, pace_of, providers
 from bellbuoy.service.leases import LeftLeases
 from bellbuoy.service.live import LiveSettings
-from bellbuoy.service.mending import build_incidents, build_mending
+from bellbuoy.service.mending import Mending, build_incidents, build_mending
 from bellbuoy.service.repairs import Repairs
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.steering import build_steering, wire_flags
@@ -143,15 +143,8 @@ def build(
     vitals = build_vitals(owner, settings, stores, lanes, host=host, flags=flags.on, clock=clock, telemetry=telemetry)
     wire_flags(flags, vitals.monitor, telemetry)
     live.on_change.append(lambda now: _reconfigure(now, lanes, vitals, stores.cache, clock))
-    loops: dict[str, Loop] = {"heal": stores.homes, "vitals": vitals, "flags": flags, "settings": live}
-    loops |= {f"share-{type(one).__name__}": one for one in stores.sharing}
-    if stores.cache.watched is not None:
-        loops |= {
-            f"share-{name}": share_breaker(
-                lane.breaker, stores.cache.circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock
-            )
-            for name, lane in lanes.items()
-        }
+    loops: dict[str, Loop] = {"heal": stores.healing, "vitals": vitals, "flags": flags, "settings": live}
+    loops |= _sharing(owner, stores, lanes, telemetry, clock, working=working)
     continuity = build_continuity(owner, settings, stores, working=working, clock=clock, rng=rng, telemetry=telemetry)
     loops |= {"backup": continuity} if continuity is not None else {}
     worker = None
@@ -165,21 +158,8 @@ def build(
     if cluster is not None:
         scaling, more = _of_cluster(cluster, owner, settings, stores, telemetry, clock, rng)
         loops |= more
-    repairs = Repairs(
-        stores,
-        lanes,
-        monitor=vitals.monitor,
-        backlog=vitals.backlog,
-        host=host,
-        memory_ratio_max=settings.health.memory_ratio_max,
-        scaling=scaling or Alone(),
-        nudge=nudge,
-        clock=clock,
-    )
-    incidents = build_incidents(stores, clock=clock, rng=rng, telemetry=telemetry)
-    escalation = build_escalation(settings, stores.local, incidents, clock, rng, telemetry)
-    mending = build_mending(
-        settings, stores, repairs, incidents, escalation, owner=owner, clock=clock, telemetry=telemetry
+    mending, escalation = _mending(
+        owner, settings, stores, lanes, vitals, host, scaling or Alone(), nudge, telemetry, clock, rng
     )
     steering = build_steering(
         settings, stores, values, flags, live, mending, lanes, owner=owner, clock=clock, telemetry=telemetry
@@ -215,6 +195,60 @@ def build(
         isolation,
     )
     return Parts(settings, keys, lanes, telemetry, stores, context, worker, escalation, loops, cluster, continuity)
+
+
+def _sharing(
+    owner: str,
+    stores: Stores,
+    lanes: Mapping[str, Lane],
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    *,
+    working: bool,
+) -> dict[str, Loop]:
+    """What has to run for processes to tell each other what they may do without."""
+    loops: dict[str, Loop] = {f"share-{type(one).__name__}": one for one in stores.sharing}
+    if stores.cache.watched is not None:
+        loops |= {
+            f"share-{name}": share_breaker(
+                lane.breaker, stores.cache.circuits, owner=owner, probing=working, telemetry=telemetry, clock=clock
+            )
+            for name, lane in lanes.items()
+        }
+    return loops
+
+
+def _mending(
+    owner: str,
+    settings: Settings,
+    stores: Stores,
+    lanes: Mapping[str, Lane],
+    vitals: Vitals,
+    host: LinuxHost,
+    scaling: Scaling,
+    nudge: Nudge,
+    telemetry: ServiceTelemetry,
+    clock: Clock,
+    rng: Random,
+) -> tuple[Mending, Escalation]:
+    """What mends what fails, and what tells humans of it."""
+    repairs = Repairs(
+        stores,
+        lanes,
+        monitor=vitals.monitor,
+        backlog=vitals.backlog,
+        host=host,
+        memory_ratio_max=settings.health.memory_ratio_max,
+        scaling=scaling,
+        nudge=nudge,
+        clock=clock,
+    )
+    incidents = build_incidents(stores, clock=clock, rng=rng, telemetry=telemetry)
+    escalation = build_escalation(settings, stores.local, incidents, clock, rng, telemetry)
+    mending = build_mending(
+        settings, stores, repairs, incidents, escalation, owner=owner, clock=clock, telemetry=telemetry
+    )
+    return mending, escalation
 
 
 def _accepting(

@@ -61,10 +61,7 @@ async def run(
         ConfigurationError: it cannot start as configured; nothing was begun.
     """
     clock = clock or SystemClock()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = _stop_signal()
     async with contextlib.AsyncExitStack() as stack:
         if accepting and listener is None:
             listener = stack.enter_context(_listen(settings))
@@ -77,11 +74,7 @@ async def run(
         )
         stack.push_async_callback(parts.aclose)
         known = await _prepare(parts, clock, announce)
-        # What is there by now stays, so the collector need not look at it again; and thousands of notifications in hand
-        # are no garbage, so it looks less often. Nearly all memory is freed by counting references alone.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        _spare_the_collector()
         async with asyncio.TaskGroup() as group:
             tasks = []
             if sandbox is not None:
@@ -105,6 +98,23 @@ async def run(
             for task in (*tasks, stopping):
                 task.cancel()
         parts.telemetry.event("service_stopped")
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _spare_the_collector() -> None:
+    """What is there by now stays, so it need not be looked at again; and thousands of notifications in hand are no
+    garbage, so what comes is looked at less often. Nearly all memory is freed by counting references alone.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 async def supervise(settings: Settings, *, accepting: bool, working: bool, announce: Announce) -> int:
@@ -209,7 +219,7 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> N
 
 async def _prepare(parts: assembly.Parts, clock: Clock, announce: Announce) -> bool:
     """Bring in what was left; False when a shared ledger is away, so that its keys could not be read."""
-    await parts.stores.homes.load()
+    await parts.stores.healing.load()
     try:
         await parts.keys.load()
         written = await parts.keys.bootstrap(parts.settings.data.dir)

@@ -1,7 +1,7 @@
 """The sections of `bellbuoy.toml`: every key with its default and its bounds.
 
-Every key has a default under which the product runs. How they are read from the file and the environment is in
-`settings`.
+Every key has a default under which the product runs, and every number a least and a most. How they are read from the
+file and the environment is in `settings`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, fi
 
 from bellbuoy.continuity.catalogue import DRILLS
 
-Seconds = Annotated[float, Field(gt=0, le=86_400 * 30)]
-Rate = Annotated[float | None, Field(gt=0, le=1_000_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400 * 30)]
+Wait = Annotated[float, Field(ge=0, le=86_400)]
+# Between attempts: any shorter would be no pause, any longer the end of trying.
+Pause = Annotated[float, Field(ge=0.1, le=86_400)]
+Rate = Annotated[float | None, Field(ge=0.01, le=1_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -35,6 +39,11 @@ def outward_url(value: str) -> str:
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return value.rstrip("/")
     raise ValueError("an https URL, or http on loopback")
+
+
+def outward_url_or_none(value: str | None) -> str | None:
+    """The same where there need be none; an empty one is none, so that the environment can take one back."""
+    return outward_url(value) if value else None
 
 
 def is_loopback(host: str) -> bool:
@@ -57,15 +66,15 @@ def _drill(value: str) -> str:
 class Section(BaseModel):
     """A section of the file; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Server(Section):
     host: str = "127.0.0.1"
     port: Port = 8470
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    in_flight_max: Annotated[int, Field(ge=1)] = 5_000
-    connections_max: Annotated[int, Field(ge=1)] = 4_000
+    in_flight_max: Count = 5_000
+    connections_max: Count = 4_000
 
 
 class Data(Section):
@@ -121,7 +130,7 @@ class Queue(Section):
 class Cache(Section):
     # Secret, since that of a Redis holds a password.
     url: SecretStr = SecretStr("memory://")
-    users_max: Annotated[int, Field(ge=0)] = 50_000
+    users_max: Annotated[int, Field(ge=0, le=10_000_000)] = 50_000
     fresh_s: Annotated[float, Field(ge=0, le=60)] = 1.0
 
     @field_validator("url")
@@ -150,7 +159,7 @@ class Fcm(Section):
     base_url: str = "https://fcm.googleapis.com"
     project_id: str | None = None
     credentials_file: Path | None = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    server_error_wait_s: Wait = 10.0
     probe_interval_s: Interval = 0.5
     # Google asks for at least 10 s, so that it adapts only where the timeout is longer.
     timeout_min_s: Seconds = 10.0
@@ -166,7 +175,7 @@ class Apns(Section):
     key_id: str | None = None
     key_file: Path | None = None
     topic: str | None = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 900.0
+    server_error_wait_s: Wait = 900.0
     # Apple slows down who makes many errors, and its probe is one, so it is asked seldom; traffic tells at once.
     probe_interval_s: Interval = 30.0
     timeout_min_s: Seconds = 5.0
@@ -179,7 +188,7 @@ class Apns(Section):
 class Smtp(Section):
     url: SecretStr | None = None
     sender: Annotated[str | None, Field(alias="from")] = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    server_error_wait_s: Wait = 10.0
     probe_interval_s: Interval = 0.5
     timeout_min_s: Seconds = 10.0
     concurrency_max: Annotated[int, Field(ge=1, le=100)] = 10
@@ -191,7 +200,7 @@ class Sms(Section):
     account_sid: str | None = None
     auth_token: SecretStr | None = None
     sender: Annotated[str | None, Field(alias="from")] = None
-    server_error_wait_s: Annotated[float, Field(ge=0)] = 10.0
+    server_error_wait_s: Wait = 10.0
     probe_interval_s: Interval = 0.5
     timeout_min_s: Seconds = 5.0
     concurrency_max: Annotated[int, Field(ge=1, le=1_000)] = 20
@@ -210,11 +219,11 @@ class Providers(Section):
 class Breaker(Section):
     """A breaker's numbers; what is not given stays as it is by default for that name."""
 
-    failure_threshold: Annotated[int | None, Field(ge=1)] = None
-    recovery_timeout_s: Seconds | None = None
+    failure_threshold: Count | None = None
+    recovery_timeout_s: Pause | None = None
     monitoring_window_s: Seconds | None = None
-    success_threshold: Annotated[int | None, Field(ge=1)] = None
-    timeout_s: Seconds | None = None
+    success_threshold: Count | None = None
+    timeout_s: Annotated[float | None, Field(ge=0.1, le=3_600)] = None
 
 
 class Breakers(Section):
@@ -232,8 +241,8 @@ class Breakers(Section):
 
 class Retry(Section):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    initial_delay_s: Seconds = 1.0
-    max_delay_s: Seconds = 30.0
+    initial_delay_s: Pause = 1.0
+    max_delay_s: Pause = 30.0
     backoff_multiplier: Annotated[float, Field(ge=1, le=100)] = 2.0
     jitter_factor: Annotated[float, Field(ge=0, le=1)] = 0.1
 
@@ -242,14 +251,14 @@ class Delivery(Section):
     ttl_s_default: Annotated[int, Field(ge=0, le=2_419_200)] = 86_400
     lease_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
     poll_s_max: Annotated[float, Field(ge=0.05, le=60)] = 0.5
-    in_hand_max: Annotated[int, Field(ge=10)] = 10_000
-    release_per_s: Annotated[float, Field(gt=0)] = 500.0
-    release_ramp_s: Annotated[float, Field(gt=0)] = 60.0
+    in_hand_max: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+    release_per_s: Annotated[float, Field(ge=1, le=1_000_000)] = 500.0
+    release_ramp_s: Seconds = 60.0
     credential_hold_s: Seconds = 60.0
-    purge_gone_min: Annotated[int, Field(ge=1)] = 20
+    purge_gone_min: Count = 20
     purge_share_max: Annotated[float, Field(gt=0, le=1)] = 0.2
-    purge_suspect_s: Annotated[float, Field(ge=0)] = 5.0
-    drain_s: Annotated[float, Field(ge=0)] = 25.0
+    purge_suspect_s: Wait = 5.0
+    drain_s: Wait = 25.0
 
 
 class PagerDuty(Section):
@@ -282,10 +291,7 @@ class Jira(Section):
     project: str | None = None
     issue_type: str = "Task"
 
-    @field_validator("base_url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return outward_url(value) if value else None
+    _url = field_validator("base_url")(outward_url_or_none)
 
 
 class Alerts(Section):
@@ -303,22 +309,22 @@ class Health(Section):
     enter_looks: Annotated[int, Field(ge=1, le=100)] = 3
     leave_s: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     window_s: Seconds = 30.0
-    calls_min: Annotated[int, Field(ge=1)] = 20
+    calls_min: Count = 20
     error_rate_max: Annotated[float, Field(gt=0, le=1)] = 0.05
     p95_latency_s_max: Seconds = 2.0
     database_slow_s: Seconds = 1.0
     memory_ratio_max: Annotated[float, Field(gt=0, le=1)] = 0.85
-    memory_max_mb: Annotated[int | None, Field(ge=64)] = None
-    disk_free_min_mb: Annotated[float, Field(ge=0)] = 4.0
-    backlog_max: Annotated[int, Field(ge=1)] = 10_000
+    memory_max_mb: Annotated[int | None, Field(ge=64, le=100_000_000)] = None
+    disk_free_min_mb: Annotated[float, Field(ge=0, le=100_000_000)] = 4.0
+    backlog_max: Annotated[int, Field(ge=1, le=1_000_000_000)] = 10_000
     backlog_age_s_max: Seconds = 60.0
 
 
 class Recovery(Section):
     enabled: bool = True
-    database_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
-    queue_first_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
-    service_first_s: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    database_first_s: Wait = 30.0
+    queue_first_s: Wait = 60.0
+    service_first_s: Wait = 30.0
     attempts_max: Annotated[int, Field(ge=1, le=20)] = 3
     settle_s: Seconds = 60.0
 
@@ -329,7 +335,7 @@ class Kubernetes(Section):
     kubeconfig: Path | None = None
     min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 10
-    cooldown_s: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    cooldown_s: Wait = 60.0
     rollback: bool = False
 
     @model_validator(mode="after")
@@ -342,7 +348,7 @@ class Kubernetes(Section):
 class Rollback(Section):
     enabled: bool = True
     watch_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
-    calls_min: Annotated[int, Field(ge=1)] = 20
+    calls_min: Count = 20
     error_rate_worse_by: Annotated[float, Field(gt=0, le=1)] = 0.05
     p95_worse_times: Annotated[float, Field(gt=1, le=100)] = 2.0
 
@@ -406,10 +412,7 @@ class Backup(Section):
             )
         return value
 
-    @field_validator("endpoint", "second_endpoint")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return outward_url(value) if value else None
+    _url = field_validator("endpoint", "second_endpoint")(outward_url_or_none)
 
     @model_validator(mode="after")
     def _consistent(self) -> Backup:

@@ -27,6 +27,7 @@ from bellbuoy.adapters.shared_users import SharedUsers
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
+from bellbuoy.intake.heal import Healing, HealingSettings
 from bellbuoy.intake.homes import Homes, HomesSettings
 from bellbuoy.intake.kept import Kept
 from bellbuoy.intake.recall import Recall
@@ -70,6 +71,7 @@ class Stores:
     store: Ledger
     watched: WatchedLedger
     homes: Homes
+    healing: Healing
     queue: GuardedQueue | None
     alone: bool
     local: ControlStore
@@ -141,21 +143,50 @@ def open_stores(
         queue = GuardedQueue(broker(settings, clock, rng, working=working), breaker=guard, clock=clock)
     cache = open_cache(settings, telemetry, clock, rng)
     shared = cache.watched is not None
+    recall = Recall(cache.idempotency, clock=clock) if shared else None
+    homes, folders = _homes(watched, queue, recall, settings, clock, telemetry)
+    healing = Healing(homes, queue=queue, settings=HealingSettings(), clock=clock, telemetry=telemetry)
+    near = ControlLocks(local, clock=clock)
+    leading: Locks = LayeredLocks(near, cache.locks) if shared else near
+    ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
+    return Stores(
+        ledger=ledger,
+        store=store,
+        watched=watched,
+        homes=homes,
+        healing=healing,
+        queue=queue,
+        alone=alone,
+        local=local,
+        control=control,
+        leading=leading,
+        locks=locks,
+        folders=folders,
+        cache=cache,
+        sharing=sharing,
+    )
+
+
+def _homes(
+    ledger: WatchedLedger,
+    queue: GuardedQueue | None,
+    recall: Recall | None,
+    settings: Settings,
+    clock: Clock,
+    telemetry: ServiceTelemetry,
+) -> tuple[Homes, list[IO[str]]]:
+    """The homes, with the journals that ended processes left; and the locks of the journals, this process's first."""
     folder, lock, left = claim_folder(settings.data.dir / "journal")
-    folders = [lock, *(other for _, other in left)]
     homes = Homes(
-        watched,
+        ledger,
         Kept(FileJournal(folder), left=[FileJournal(other) for other, _ in left], clock=clock),
         queue=queue,
-        recall=Recall(cache.idempotency, clock=clock) if shared else None,
+        recall=recall,
         settings=HomesSettings(),
         clock=clock,
         telemetry=telemetry,
     )
-    near = ControlLocks(local, clock=clock)
-    leading: Locks = LayeredLocks(near, cache.locks) if shared else near
-    ledger, sharing = _remembering(homes, settings, cache, clock, rng, alone=alone)
-    return Stores(ledger, store, watched, homes, queue, alone, local, control, leading, locks, folders, cache, sharing)
+    return homes, [lock, *(other for _, other in left)]
 
 
 def _remembering(

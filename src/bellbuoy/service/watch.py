@@ -155,19 +155,12 @@ class GuardedQueue:
         self.unguarded = self._queue = queue
         self.breaker = breaker
         self._timeout = Timeout(breaker.settings.timeout_s, clock=clock, name="queue")
-        self._probe = _Probe(queue.probe, clock, breaker)
+        self.check = _Probe(queue.probe, clock, breaker).check
         for name in ("put", "depth"):
             setattr(self, name, guarded(breaker, functools.partial(self._timeout.call, getattr(queue, name))))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
-
-    async def check(self) -> float | None:
-        """How long the last probe took, in milliseconds. Raises Full, Unavailable."""
-        latency_ms, failure = await self._probe.result()
-        if failure is not None:
-            raise failure
-        return latency_ms
 
 
 class WatchedCache:
@@ -182,15 +175,8 @@ class WatchedCache:
     def __init__(self, server: CacheServer, *, breaker: CircuitBreaker, clock: Clock) -> None:
         self._server = server
         self.breaker = breaker
-        self._probe = _Probe(server.probe, clock, None)
+        self.check = _Probe(server.probe, clock, None).check
         self.run, self.aclose = server.run, server.aclose
-
-    async def check(self) -> float | None:
-        """How long the last probe took, in milliseconds. Raises Full, Unavailable."""
-        latency_ms, failure = await self._probe.result()
-        if failure is not None:
-            raise failure
-        return latency_ms
 
 
 class CacheServer(Protocol):
@@ -219,6 +205,13 @@ class _Probe:
         self._at = float("-inf")
         self._failure: StoreError | None = None
         self._latency_ms: float | None = None
+
+    async def check(self) -> float | None:
+        """How long the last probe took, in milliseconds. Raises Full, Unavailable."""
+        latency_ms, failure = await self.result()
+        if failure is not None:
+            raise failure
+        return latency_ms
 
     async def result(self) -> tuple[float | None, StoreError | None]:
         """What the last probe took in milliseconds, and why it failed."""

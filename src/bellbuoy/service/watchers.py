@@ -7,7 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, heard
 from bellbuoy.errors import RateLimited, Unavailable
 
 WATCHERS_MAX = 50
@@ -81,13 +81,7 @@ class Watcher:
     async def take(self, wait_s: float) -> tuple[int, list[Event]]:
         """How many were missed, and what came within `wait_s` seconds."""
         if not self._waiting:
-            timer = asyncio.ensure_future(self._clock.sleep(wait_s))
-            woken = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait((timer, woken), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                timer.cancel()
-                woken.cancel()
+            await heard(self._wake, wait_s, clock=self._clock)
         self._wake.clear()
         found, missed = list(self._waiting), self._missed
         self._waiting.clear()

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.sections import outward_url
-from bellbuoy.service.settings import load, with_overrides
+from bellbuoy.service.settings import Settings, known_keys, load, with_overrides
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +64,24 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
         ("[breakers.fcm]\nfailure_threshold = 0", "breakers.fcm.failure_threshold"),
         ("[data]\nretention_days = 0.5", "data.retention_days"),
         ("[data]\nretention_days = -1", "data.retention_days"),
+        ("[delivery]\nrelease_per_s = 1e-9", "delivery.release_per_s: Input should be greater than or equal to 1"),
+        ("[delivery]\ndrain_s = inf", "delivery.drain_s"),
+        ("[health]\ncalls_min = 2_000_000", "health.calls_min: Input should be less than or equal to 1000000"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(says)):
         load(written(tmp_path / "x.toml", text))
+
+
+@pytest.mark.parametrize("key", sorted(known_keys()), ids=".".join)
+def test_every_number_has_a_least_and_a_most(key: tuple[str, ...]) -> None:
+    for absurd in (-1e300, 1e300):
+        document: object = absurd
+        for part in reversed(key):
+            document = {part: document}
+        with pytest.raises(ValidationError):
+            Settings(**document)  # type: ignore[arg-type]
 
 
 def test_a_variable_that_names_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

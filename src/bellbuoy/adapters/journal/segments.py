@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bellbuoy.adapters.folders import sync
 from bellbuoy.ports.journal import JournalEntry
 
 SEGMENT_BYTES = 8 * 1024 * 1024
@@ -50,7 +51,7 @@ class SegmentLog:
         made = not folder.exists()
         folder.mkdir(mode=0o700, exist_ok=True)
         if made:
-            _sync_folder(folder.parent)
+            sync(folder.parent)
         self._taken = self._read_taken()
         self._next = self._taken + 1
         self._recover()
@@ -118,7 +119,7 @@ class SegmentLog:
             file.flush()
             os.fdatasync(file.fileno())
         temporary.rename(self._folder / _TAKEN)
-        _sync_folder(self._folder)
+        sync(self._folder)
         self._prune()
 
     def close(self) -> None:
@@ -133,7 +134,7 @@ class SegmentLog:
         self.close()
         path = self._path(first)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        _sync_folder(self._folder)
+        sync(self._folder)
         self._size = 0
         if not self._segments or self._segments[-1] != first:
             self._segments.append(first)
@@ -259,12 +260,3 @@ def _framed(number: int, data: bytes) -> bytes:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make names in a folder durable; a file that is on the disk under no name is lost."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage, DeliveryMode
 
 from bellbuoy.adapters.rabbitmq.link import CALL_S, Link
 from bellbuoy.adapters.rabbitmq.topology import DEAD, STEPS_S, later, queue_of
-from bellbuoy.clock import Clock
+from bellbuoy.clock import Clock, heard
 from bellbuoy.ports.queue import LANES, Handed, Lane, Message
 
 IN_FLIGHT_MAX = 500
@@ -184,13 +184,7 @@ class RabbitQueue:
 
     async def _wait(self, wait_s: float) -> None:
         self._came.clear()
-        sleeper = asyncio.ensure_future(self._clock.sleep(wait_s))
-        comer = asyncio.ensure_future(self._came.wait())
-        try:
-            await asyncio.wait((sleeper, comer), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeper.cancel()
-            comer.cancel()
+        await heard(self._came, wait_s, clock=self._clock)
 
     async def _pull(self, name: str, lane: Lane, limit: int) -> list[Handed]:
         given_up = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import apsw
 
+from bellbuoy.adapters.folders import sync
 from bellbuoy.adapters.sqlite import changes as log
 from bellbuoy.adapters.sqlite.database import BUSY_TIMEOUT_MS, Connection, Database
 from bellbuoy.clock import Clock
@@ -165,10 +165,10 @@ class SqlitePlace:
                     log.end_timeline(connection)
                     log.begin_timeline(connection, timeline)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        _sync(self.path)
+        sync(self.path)
         _remove(self._final)
         self.path.rename(self._final)
-        _sync(self._final.parent)
+        sync(self._final.parent)
 
 
 def _no_room(path: Path) -> Full:
@@ -221,11 +221,3 @@ def _has(connection: Connection, table: str) -> bool:
 def _remove(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

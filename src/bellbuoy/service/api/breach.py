@@ -13,8 +13,8 @@ from bellbuoy.model.notification import BODY_BYTES_MAX
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 from bellbuoy.service.api.operating import IsolatePost
-from bellbuoy.service.api.views import stamp
 from bellbuoy.service.isolation import TELL_S_MAX
+from bellbuoy.service.times import stamp
 
 _isolate = msgspec.json.Decoder(IsolatePost)
 

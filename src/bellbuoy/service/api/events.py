@@ -18,7 +18,7 @@ import msgspec
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, HttpError, Reply, Send, encode
 from bellbuoy.service.api.health import health
-from bellbuoy.service.api.views import stamp
+from bellbuoy.service.times import stamp
 from bellbuoy.service.watchers import LAST
 
 TICK_S = 1.0

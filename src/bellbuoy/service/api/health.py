@@ -11,8 +11,8 @@ from bellbuoy.errors import StoreError
 from bellbuoy.health.mode import MODES
 from bellbuoy.health.probes import Probe
 from bellbuoy.resilience import CircuitBreaker
-from bellbuoy.service.api import views
 from bellbuoy.service.api.context import Context
+from bellbuoy.service.times import stamp
 
 _STATE_NUMBERS = {"closed": 0, "half_open": 1, "open": 2, "isolated": 3}
 
@@ -25,7 +25,7 @@ def breaker_view(breaker: CircuitBreaker) -> dict[str, Any]:
         "state": str(snapshot.state),
         "failure_count": snapshot.failure_count,
         "success_count": snapshot.success_count,
-        "opened_at": views.stamp(snapshot.opened_at),
+        "opened_at": stamp(snapshot.opened_at),
         "retry_after_s": None if snapshot.retry_after_s is None else round(snapshot.retry_after_s, 3),
     }
 
@@ -75,7 +75,7 @@ async def health(context: Context) -> dict[str, Any]:
         "issues": list(dict.fromkeys(issues)),
         "modes": list(context.vitals.monitor.modes),
         "dependencies": dependencies,
-        "details": [{**msgspec.to_builtins(one), "since": views.stamp(one.since)} for one in raised],
+        "details": [{**msgspec.to_builtins(one), "since": stamp(one.since)} for one in raised],
     }
 
 

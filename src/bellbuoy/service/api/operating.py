@@ -78,12 +78,7 @@ class KeyView(Struct):
     revoked_at: str | None
 
 
-class NewKeyView(Struct):
-    id: str
-    name: str
-    scopes: list[Scope]
-    created_at: str
-    revoked_at: str | None
+class NewKeyView(KeyView):
     key: str
 
 
@@ -190,15 +185,7 @@ class FlagsView(Struct):
     items: list[FlagView]
 
 
-class FlagHistoryView(Struct):
-    name: str
-    description: str | None
-    enabled: bool
-    effective: bool
-    version: int
-    changed_at: str | None
-    changed_by: str | None
-    status: ChangeStatus | None
+class FlagHistoryView(FlagView):
     history: list[VersionView]
 
 
@@ -224,14 +211,7 @@ class SettingsView(Struct):
     items: list[SettingView]
 
 
-class SettingHistoryView(Struct):
-    name: str
-    value: float | None
-    default: float | None
-    version: int
-    changed_at: str | None
-    changed_by: str | None
-    status: ChangeStatus | None
+class SettingHistoryView(SettingView):
     history: list[VersionView]
 
 

@@ -15,8 +15,8 @@ from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 from bellbuoy.service.api.notifications import limit_of
 from bellbuoy.service.api.operating import FlagPut, SettingPut
-from bellbuoy.service.api.views import stamp
 from bellbuoy.service.live import NAMES
+from bellbuoy.service.times import stamp
 
 _flag = msgspec.json.Decoder(FlagPut)
 _setting = msgspec.json.Decoder(SettingPut)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,13 +10,7 @@ from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.operation import ApiKey, Books, DeadLetter, Incident, Mode, Tombstone
 from bellbuoy.model.recipient import RegisteredDevice, User, masked
-
-
-def stamp(epoch_s: float | None) -> str | None:
-    """An epoch second as RFC 3339 in UTC with milliseconds."""
-    if epoch_s is None:
-        return None
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from bellbuoy.service.times import stamp
 
 
 def accepted(record: Record) -> dict[str, Any]:

@@ -117,40 +117,11 @@ def backup_restore(
             )
 
     report = _run(restore)
-    if settings.ledger.embedded and not _has_key(folder):
-        output.err.print(
-            "no API key is ever in a backup: put bootstrap.key into the directory, "
-            "or start the service with another BELLBUOY_BOOTSTRAP_KEY"
-        )
     if at is not None or backup is not None:
         output.err.print(
             "keys and users are as they were at that second: revoke and delete again what was revoked or deleted since"
         )
-    if as_json:
-        output.show_json(msgspec.to_builtins(report))
-        return
-    done, taken_in = report.restored, report.reconciled
-    output.facts(
-        {
-            "restored": report.where,
-            "from": done.backup,
-            "asked for": _utc(done.asked),
-            "reached": _utc(done.reached),
-            **{f"{name} reached only": _utc(second) for name, second in done.earlier.items()},
-            "changes applied": done.changes,
-            "sent since, taken in": f"{taken_in.delivered} delivered, {taken_in.uncertain} uncertain",
-            "sent since, absent": taken_in.absent,
-            "expired": taken_in.expired,
-            "waiting": taken_in.waiting,
-            "accepted": report.checked.books.accepted,
-            "RPO": f"{report.rpo_s:.1f} s before this restore are not in it",
-            "RTO": f"{report.rto_s:.1f} s",
-        }
-    )
-    if settings.ledger.embedded:
-        output.out.print(f"serve it with: bellbuoy serve --data-dir {report.where}")
-    else:
-        output.out.print("serve it with that database in [ledger] url, and with an empty broker and an empty Redis")
+    _tell_restored(report, folder, as_json, embedded=settings.ledger.embedded)
 
 
 @backup_app.command("verify")
@@ -233,6 +204,40 @@ def backup_key(
 def _has_key(folder: Path) -> bool:
     """Whether somebody who serves from a directory has a key to ask with."""
     return "BELLBUOY_BOOTSTRAP_KEY" in os.environ or (folder / "bootstrap.key").exists()
+
+
+def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) -> None:
+    """What was restored, and how to serve it."""
+    if embedded and not _has_key(folder):
+        output.err.print(
+            "a backup holds no key itself, only its hash: keys that somebody still has work; for another, put the old "
+            "bootstrap.key into the directory, or start the service with a new BELLBUOY_BOOTSTRAP_KEY"
+        )
+    if as_json:
+        output.show_json(msgspec.to_builtins(report))
+        return
+    done, taken_in = report.restored, report.reconciled
+    output.facts(
+        {
+            "restored": report.where,
+            "from": done.backup,
+            "asked for": _utc(done.asked),
+            "reached": _utc(done.reached),
+            **{f"{name} reached only": _utc(second) for name, second in done.earlier.items()},
+            "changes applied": done.changes,
+            "sent since, taken in": f"{taken_in.delivered} delivered, {taken_in.uncertain} uncertain",
+            "sent since, absent": taken_in.absent,
+            "expired": taken_in.expired,
+            "waiting": taken_in.waiting,
+            "accepted": report.checked.books.accepted,
+            "RPO": f"{report.rpo_s:.1f} s before this restore are not in it",
+            "RTO": f"{report.rto_s:.1f} s",
+        }
+    )
+    if embedded:
+        output.out.print(f"serve it with: bellbuoy serve --data-dir {report.where}")
+    else:
+        output.out.print("serve it with that database in [ledger] url, and with an empty broker and an empty Redis")
 
 
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 import urllib.error
@@ -18,6 +19,8 @@ from bellbuoy.service.settings import Settings
 
 TRIES_MAX = 8
 WAIT_S_MAX = 10.0
+PATIENCE_S_MAX = 4.0
+"""Seconds within which a change is tried again; whoever makes it by hand wants to know what stands against it."""
 
 
 class ApiError(BellbuoyError):
@@ -60,15 +63,16 @@ class Client:
         """POST a document; with `key` a repetition after a lost answer does nothing twice."""
         headers = {"Idempotency-Key": key} if key is not None else {}
         body = json.dumps(document).encode() if document is not None else b""
-        return self._call("POST", path, body, headers, repeatable=key is not None)
+        patience_s = math.inf if key is not None else PATIENCE_S_MAX
+        return self._call("POST", path, body, headers, repeatable=key is not None, patience_s=patience_s)
 
     def put(self, path: str, document: Any) -> Any:
         """PUT a document."""
-        return self._call("PUT", path, json.dumps(document).encode())
+        return self._call("PUT", path, json.dumps(document).encode(), patience_s=PATIENCE_S_MAX)
 
     def delete(self, path: str) -> Any:
         """DELETE a thing."""
-        return self._call("DELETE", path)
+        return self._call("DELETE", path, patience_s=PATIENCE_S_MAX)
 
     def post_lines(self, path: str, lines: list[bytes], key: str | None = None) -> Any:
         """POST lines as NDJSON; with `key` a repetition after a lost answer does nothing twice."""
@@ -85,16 +89,19 @@ class Client:
         headers: Mapping[str, str] | None = None,
         *,
         repeatable: bool = False,
+        patience_s: float = math.inf,
     ) -> Any:
         # A load that runs for minutes waits for a service that restarts; somebody who asks a question wants to know.
+        end = time.monotonic() + patience_s
         for tries in range(1, TRIES_MAX + 1):
             try:
                 return self._once(method, path, body, headers or {})
             except ApiError as error:
                 # 429 and 503 promise that nothing was done, so even a POST may be repeated.
-                if error.status not in (429, 503) or tries == TRIES_MAX:
+                wait_s = min(WAIT_S_MAX, error.retry_after_s or 1.0)
+                if error.status not in (429, 503) or tries == TRIES_MAX or time.monotonic() + wait_s > end:
                     raise
-                time.sleep(min(WAIT_S_MAX, error.retry_after_s or 1.0))
+                time.sleep(wait_s)
             except Unavailable:
                 if not repeatable or tries == TRIES_MAX:
                     raise

@@ -27,6 +27,7 @@ from bellbuoy.model.audit import Head
 from bellbuoy.service.cli import output
 from bellbuoy.service.cli.client import Client
 from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, settings_of
+from bellbuoy.service.times import stamp
 
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
 Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
@@ -101,7 +102,7 @@ def make(
         documents=documents,
         heads=heads,
         signer=signer,
-        made_at=str(_stamp(time.time())),
+        made_at=str(stamp(time.time())),
         where=where_of(folder),
         version=__version__,
     )
@@ -183,8 +184,8 @@ def report(
     if not as_json:
         print(reporting.markdown(made), end="")
         return
-    timeline = [{"at": _stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
-    document = {"made_at": _stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
+    timeline = [{"at": stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
+    document = {"made_at": stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
     document |= {"scope": _scope_document(made.scope), "audit_log": msgspec.to_builtins(made.checked)}
     output.show_json(document)
 
@@ -314,16 +315,10 @@ def _findings(findings: Any) -> None:
 
 def _scope_document(found: scoping.Scope) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(found)
-    document["from"], document["to"] = _stamp(document.pop("since")), _stamp(document.pop("until"))
+    document["from"], document["to"] = stamp(document.pop("since")), stamp(document.pop("until"))
     for one in (document, *document["users"].values()):
-        one["first"], one["last"] = _stamp(one["first"]), _stamp(one["last"])
+        one["first"], one["last"] = stamp(one["first"]), stamp(one["last"])
     return document
-
-
-def _stamp(epoch_s: float | None) -> str | None:
-    if epoch_s is None:
-        return None
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _seconds(text: str | None) -> float | None:

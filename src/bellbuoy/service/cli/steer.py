@@ -57,7 +57,8 @@ def settings_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as
     show.rows(items, ("name", "value", "default", *_MADE), as_json)
 
 
-@settings_app.command("set")
+# A negative number is no option, though it begins like one; what is wrong with it the service says best.
+@settings_app.command("set", context_settings={"ignore_unknown_options": True})
 def settings_set(
     name: str,
     value: Annotated[str, typer.Argument(help="A number, or default for what is configured.")],

@@ -41,8 +41,8 @@ FELT_ELSEWHERE_S_MAX = 1.0
 def provider(name: str, kind: str, scene: Scene) -> Iterator[None]:
     """A stand-in in trouble."""
     outside = scene.stack.outside
-    outside.fault(name, **(OF_MAIL if name == "smtp" else WISHES).get(kind, WISHES[kind]))
-    try:
+    try:  # Also around the wish: an interrupt may come when it is granted and not yet answered.
+        outside.fault(name, **(OF_MAIL if name == "smtp" else WISHES).get(kind, WISHES[kind]))
         yield
         fault = request("GET", f"{outside.control}/_control/{name}/fault").json()["fault"]
         if fault is not None and fault["applied"]:

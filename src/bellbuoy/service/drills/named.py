@@ -35,12 +35,10 @@ class NamedStack(Stack):
         name = urlsplit(self.url).netloc
         if self.confirmed != name:
             raise CannotRun(f"this would drill {name}", hint=f"if that is what you want, add --confirm {name}")
-        node = self.node_type(self.folder, url=self.url.rstrip("/"), key=self.key)
-        self.nodes = [node]
-        self.outside.control = node.url
+        self.make()
         try:
-            controlled = request("GET", f"{node.url}/_control").status == 200
-            node.get("/v1/health")
+            controlled = request("GET", f"{self.front.url}/_control").status == 200
+            self.front.get("/v1/health")
         except (*BROKEN, NotAsExpected) as error:
             raise CannotRun(f"{name} does not answer: {error}", hint="check --url and --key") from None
         if not controlled:
@@ -50,6 +48,11 @@ class NamedStack(Stack):
             )
         return self
 
+    def make(self) -> None:
+        node = self.node_type(self.folder, url=self.url.rstrip("/"), key=self.key)
+        self.nodes = [node]
+        self.outside.control = node.url
+
     def settled(self, ids: set[str], within_s: float = 240.0) -> None:
         """Wait until these have come to an end; what else it has is none of ours."""
         wait_for(partial(self.ended, ids), within_s=within_s, why="everything is settled")
@@ -58,9 +61,9 @@ class NamedStack(Stack):
 @contextlib.contextmanager
 def isolated(name: str, scene: Scene) -> Iterator[None]:
     """A provider's breaker is opened by hand."""
-    _change(scene, "POST", f"/v1/breakers/{name}", {"action": "isolate"})
-    scene.felt(f"the breaker of {PROVIDERS[name]} was isolated")
     try:
+        _change(scene, "POST", f"/v1/breakers/{name}", {"action": "isolate"})
+        scene.felt(f"the breaker of {PROVIDERS[name]} was isolated")
         yield
     finally:
         _change(scene, "POST", f"/v1/breakers/{name}", {"action": "close"})
@@ -69,9 +72,9 @@ def isolated(name: str, scene: Scene) -> Iterator[None]:
 @contextlib.contextmanager
 def pinned(scene: Scene) -> Iterator[None]:
     """A mode is pinned on by hand."""
-    _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": True})
-    scene.felt(f"{PINNED_MODE} was pinned")
     try:
+        _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": True})
+        scene.felt(f"{PINNED_MODE} was pinned")
         yield
     finally:
         _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": None})

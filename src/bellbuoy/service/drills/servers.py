@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -39,7 +40,7 @@ class Server(Protocol):
     def thaw(self) -> None: ...
 
 
-class _Process:
+class _Process(ABC):
     """A program in a process of its own, with its data in a folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -79,9 +80,9 @@ class _Process:
             raise NotAsExpected(f"it ended: {(self._folder / 'log').read_text(errors='replace')[-2000:]}")
         return self.answers()
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it answers a question of its protocol."""
-        raise NotImplementedError
 
 
 class MongoServer(_Process):

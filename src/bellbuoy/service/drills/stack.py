@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -61,7 +62,7 @@ class Look:
 
 
 @dataclass
-class Stack:
+class Stack(ABC):
     """Nodes around a sandbox. `nodes` accept, `processes` are all there are; the first node is who is asked.
 
     Args:
@@ -106,9 +107,9 @@ class Stack:
         self.well()
         return self
 
+    @abstractmethod
     def make(self) -> None:
         """Make `nodes` and `processes`, for which `wiring` is there by now."""
-        raise NotImplementedError
 
     def start_one(self, process: Node) -> None:
         """Start one of the processes, a node or a worker."""
