@@ -7,17 +7,26 @@ show is elections, replication lag and MongoDB's own speed.
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pymongo
 import pytest
 
-from bellbuoy.service.drills.servers import MongoServer
+from bellbuoy.service.drills import servers
 
 REAL = os.environ.get("BELLBUOY_TEST_MONGODB_URI")
 __all__ = ["REAL", "MongoServer", "database_of", "mongodb_base", "mongodb_url", "with_database"]
+
+
+class MongoServer(servers.MongoServer):
+    """As drills start it, with their limit for a transaction also where SecantusDB stands in."""
+
+    def stand_in(self) -> list[str]:
+        return [sys.executable, "-P", str(Path(__file__).with_name("secantusd.py")), str(servers.TRANSACTION_S_MAX)]
 
 
 @pytest.fixture(scope="session")

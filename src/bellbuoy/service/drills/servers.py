@@ -14,7 +14,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from bellbuoy.service.drills.node import NotAsExpected, free_port, wait_for
 from bellbuoy.service.drills.stack import CannotRun
@@ -22,6 +22,8 @@ from bellbuoy.service.drills.stack import CannotRun
 START_S_MAX = 20.0
 RABBITMQ_START_S_MAX = 90.0
 ANSWER_S_MAX = 2.0
+TRANSACTION_S_MAX = 5
+"""Seconds after which MongoDB ends what a killed process had begun; before that nobody else can write the same."""
 _RABBITMQ_HOMES = "/usr/lib/rabbitmq/lib"
 # MongoDB's OP_MSG with one body, and `ping` and `replSetInitiate` of the database `admin` as BSON.
 _OP_MSG = 2013
@@ -88,20 +90,25 @@ class _Process(ABC):
 class MongoServer(_Process):
     """MongoDB as a replica set of one; without a `mongod` SecantusDB, which speaks its protocol."""
 
-    def start(self) -> MongoServer:
+    def stand_in(self) -> list[str] | None:
+        """What runs SecantusDB, None where it is not installed."""
+        found = _beside_python("secantusd-py")
+        return None if found is None else [found]
+
+    def start(self) -> Self:
         """Start it, on what an earlier run has left, and wait until it answers. Raises CannotRun and NotAsExpected."""
         (self._folder / "data").mkdir(exist_ok=True)
         port, data = str(self.port), str(self._folder / "data")
-        mongod, secantus = shutil.which("mongod"), _beside_python("secantusd-py")
+        mongod, secantus = shutil.which("mongod"), self.stand_in()
         if mongod is not None:
-            self._run(
-                [mongod, "--bind_ip", "127.0.0.1", "--port", port, "--dbpath", data, "--replSet", "rs0"], "mongod"
-            )
+            where = ["--bind_ip", "127.0.0.1", "--port", port, "--dbpath", data, "--replSet", "rs0"]
+            limit = ["--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_S_MAX}"]
+            self._run([mongod, *where, *limit], "mongod")
             _mongodb(self.port, "replSetInitiate", {})
         elif secantus is not None:
             where = ["--host", "127.0.0.1", "--port", port, "--storage-path", data]
             # Its commitTransaction does not look at `j`, as MongoDB's does; this makes it write every journal.
-            self._run([secantus, *where, "--enable-test-commands", "--sync-on-commit"], "secantusd-py")
+            self._run([*secantus, *where, "--enable-test-commands", "--sync-on-commit"], "secantusd-py")
         else:
             raise CannotRun("there is no MongoDB", hint="put mongod or secantusd-py on the PATH, or give --mongodb-uri")
         return self
