@@ -91,7 +91,7 @@ def markdown(report: Report) -> str:
     lines += ["", "## Audit log", ""]
     read = ", ".join(f"{one.folder} entries {one.first} to {one.last}" for one in checked.chains)
     lines.append(f"Read: {read or 'nothing'}; compared with {checked.heads} recorded heads.")
-    lines += [f"- **{one.file}**, entry {one.entry}, byte {one.offset}: {one.what}" for one in checked.findings]
+    lines += [f"- {one.place}: {one.what}" for one in checked.findings]
     if not checked.findings:
         lines.append("It is as it was written.")
     lines += ["", "## Scope", ""]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -20,7 +20,7 @@ from bellbuoy.continuity.breach import chains
 from bellbuoy.continuity.breach import evidence as sealing
 from bellbuoy.continuity.breach import report as reporting
 from bellbuoy.continuity.breach import scope as scoping
-from bellbuoy.continuity.breach.chains import Checked, Files
+from bellbuoy.continuity.breach.chains import Checked, Files, Finding
 from bellbuoy.continuity.breach.report import Line
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.model.audit import Head
@@ -55,11 +55,11 @@ def verify(
         raise ConfigurationError(f"{public} is no public key", hint="64 hexadecimal digits, as evidence printed them")
     if file is not None:
         found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
-        document = {"sha256": found.sha256, "findings": msgspec.to_builtins(found.findings)}
+        document: dict[str, Any] = {"sha256": found.sha256}
         if found.manifest is not None:
             document |= {"sealed_by": found.manifest.public, "sealed_at": found.manifest.made_at}
             document["findings_when_sealed"] = msgspec.to_builtins(found.manifest.findings)
-        _tell(document, as_json)
+        _tell(document, found.findings, as_json)
         return
     recorded = _recorded(_service(url, key, data_dir), folder)
     heads = list(recorded or [])
@@ -69,14 +69,10 @@ def verify(
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
         heads += [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in sealed.manifest.chains]
     checked = _checked(segments(folder), heads)
-    document = {
-        "chains": msgspec.to_builtins(checked.chains),
-        "heads": checked.heads,
-        "findings": msgspec.to_builtins(checked.findings),
-    }
+    document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads}
     if recorded is None and not as_json:
         output.err.print("the service did not answer, so the log was not compared with the heads that it recorded")
-    _tell(document, as_json)
+    _tell(document, checked.findings, as_json)
 
 
 def make(
@@ -109,12 +105,12 @@ def make(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     entries = sum(one.last - one.first + 1 for one in manifest.chains)
     document = {"file": str(out), "sha256": digest, "public": signer.public, "entries": entries}
-    document |= {"files": len(manifest.files), "findings": msgspec.to_builtins(manifest.findings)}
+    document |= {"files": len(manifest.files)}
     if as_json:
-        output.show_json(document)
+        output.show_json({**document, "findings": msgspec.to_builtins(manifest.findings)})
         return
-    output.facts({name: value for name, value in document.items() if name != "findings"})
-    _findings(document["findings"])
+    output.facts(document)
+    _findings(manifest.findings)
     print("keep the sha256 and the public key elsewhere: bellbuoy breach verify FILE --public KEY")
     if not documents:
         output.err.print("the service did not answer: incidents, changes and keys are not in it")
@@ -292,24 +288,24 @@ def _changes(items: list[dict[str, Any]]) -> list[Line]:
 # How it is shown.
 
 
-def _tell(document: dict[str, Any], as_json: bool) -> None:
+def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool) -> None:
     """What was verified; ends with exit status 1 when something was found."""
     if as_json:
-        output.show_json(document)
+        output.show_json({**document, "findings": msgspec.to_builtins(findings)})
     else:
         output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
         for one in document.get("chains", []):
             print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}")
-        _findings(document["findings"])
-        if not document["findings"]:
+        _findings(findings)
+        if not findings:
             output.out.print("[green]as it was written[/]")
-    if document["findings"]:
+    if findings:
         raise typer.Exit(1)
 
 
-def _findings(findings: Any) -> None:
+def _findings(findings: Sequence[Finding]) -> None:
     for one in findings:
-        output.out.print(f"{one['file']}: entry {one['entry']}, byte {one['offset']}: {one['what']}", markup=False)
+        output.out.print(f"{one.place}: {one.what}", markup=False)
 
 
 def _scope_document(found: scoping.Scope) -> dict[str, Any]:
