@@ -36,6 +36,7 @@ SABOTAGES = [
     ("disk_full", "accept_without_room"),
     ("clock_jump", "one_clock"),
     ("corruption", "no_checksum"),
+    ("corruption", "damage_ends_the_journal"),
     ("poison_message", "permanent_is_retried"),
     ("poison_message", "damage_stops_all"),
     ("backup_restore", "nothing_is_shipped"),

@@ -28,6 +28,7 @@ WANTED = {
     "accept_without_room": "nothing_lost",
     "one_clock": "durations_hold",
     "no_checksum": "recovered",
+    "damage_ends_the_journal": "nothing_lost",
     "permanent_is_retried": "recovered",
     "damage_stops_all": "recovered",
     "every_home_is_needed": "nothing_refused",

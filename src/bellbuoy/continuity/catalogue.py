@@ -59,9 +59,10 @@ _OWN: tuple[Drill, ...] = (
     Drill(
         name="corruption",
         stack="alone",
-        hypothesis="A torn end of the journal is told from an entry, and what was confirmed before it is delivered.",
-        fault="While the ledger is held the journal takes it; the process is killed, and half an entry and noise are "
-        "written behind the last one.",
+        hypothesis="Damage in the journal is told from an entry and named; all that is sound, before and behind it, is "
+        "delivered.",
+        fault="While the ledger is held the journal takes it; the process is killed, a bit of two entries in its midst "
+        "is flipped, and half an entry and noise are written behind the last one.",
         limits=_DIES,
         allows=frozenset({"found_at_once"}),
     ),

@@ -400,6 +400,11 @@ class Homes:
 
     async def load(self) -> None:
         """Find again what an earlier process left; before anything else. Raises Full."""
+        damaged, files = self.kept.damage()
+        if damaged or files:
+            detail = f"{damaged} entries could not be read: {', '.join(files)}"
+            self._telemetry.raise_issue(Issue("journal_damaged", "journal", detail, self._clock.time()))
+            self._telemetry.event("journal_damaged", count=damaged, files=files)
         await self.kept.load()
         # Whoever starts cannot know whether the ledger was away a moment ago, with outcomes still on their way to it.
         self._away = self._queue is not None
