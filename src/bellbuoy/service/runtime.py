@@ -201,7 +201,7 @@ async def stop_in_order(
 
 
 async def _hand_in(parts: assembly.Parts) -> None:
-    """Give the other homes what only the journal has, as far as they take it: nobody may open the journal again soon."""
+    """Give the other homes what only the journal has, as far as they take it: it may not be opened again for long."""
     try:
         async with asyncio.timeout(HAND_IN_S_MAX):
             while await parts.stores.homes.heal():
