@@ -103,6 +103,14 @@ async def test_a_chain_that_was_written_anew_is_found_by_a_head_in_its_middle(tm
     assert any("written anew" in one.what for one in chains.check(files(good), [forged]).findings)
 
 
+def test_a_signature_has_one_way_to_be_written(tmp_path: Path) -> None:
+    signer = FileSigner(tmp_path / "a.key")
+    signature = signer.sign(b"data")
+    assert is_signed(signer.public.upper(), signature, b"data")
+    for other in (signature.upper(), f"{signature} ", signature[:2] + " " + signature[2:], "none"):
+        assert not is_signed(signer.public, other, b"data")
+
+
 @pytest.mark.parametrize(
     ("entry_number", "offset", "expected"),
     [
