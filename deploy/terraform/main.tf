@@ -4,6 +4,7 @@ locals {
     existingSecret    = var.existing_secret
     credentialsSecret = var.credentials_secret
     settings          = var.settings
+    data              = { persistent = var.persistent, size = var.data_size, storageClass = var.storage_class }
     worker            = { keda = { enabled = var.keda } }
     serviceMonitor    = { enabled = var.prometheus_operator }
     prometheusRule    = { enabled = var.prometheus_operator }

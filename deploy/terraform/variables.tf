@@ -60,6 +60,24 @@ variable "settings" {
   default     = {}
 }
 
+variable "persistent" {
+  description = "Whether each pod has a volume for its journal and its audit log. False loses both with the pod."
+  type        = bool
+  default     = true
+}
+
+variable "data_size" {
+  description = "Size of a pod's volume. Claims that are there keep theirs."
+  type        = string
+  default     = "2Gi"
+}
+
+variable "storage_class" {
+  description = "Storage class of the volumes. Empty for the cluster's default."
+  type        = string
+  default     = ""
+}
+
 variable "keda" {
   description = "Whether KEDA scales the workers by the messages that wait."
   type        = bool

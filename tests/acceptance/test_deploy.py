@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from bellbuoy.adapters.kubernetes.api import RIGHTS, RIGHTS_OF_ROLLBACK
 from bellbuoy.adapters.rabbitmq.topology import queue_of
 from bellbuoy.service.settings import OWN_VARIABLES, PREFIX, known_keys, load
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -43,6 +44,8 @@ VALUES = {
     "scaling": (*LEAST, "kubernetes.enabled=true"),
     "keda": (*LEAST, "worker.keda.enabled=true"),
     "open": (*LEAST, "networkPolicy.enabled=false", "api.autoscaling.enabled=false"),
+    "passing": (*LEAST, "data.persistent=false"),
+    "stored": (*LEAST, "data.size=10Gi", "data.storageClass=fast"),
 }
 
 made = cache(lambda name: tuple(render(*VALUES[name])))
@@ -55,14 +58,20 @@ def of_kind(name: str, kind: str) -> dict[str, Any]:
 
 def pods(name: str) -> dict[str, Any]:
     """The specifications of pods, by the part that they are."""
-    deployments = of_kind(name, "Deployment").values()
+    workloads = of_kind(name, "StatefulSet").values()
     return {
-        one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"] for one in deployments
+        one["metadata"]["labels"]["app.kubernetes.io/component"]: one["spec"]["template"]["spec"] for one in workloads
     }
 
 
 def environment(pod: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+
+
+def claimed(name: str, part: str) -> set[str]:
+    """The volumes that each pod of a part has a claim for."""
+    templates = of_kind(name, "StatefulSet")[f"bb-bellbuoy-{part}"]["spec"].get("volumeClaimTemplates", [])
+    return {one["metadata"]["name"] for one in templates}
 
 
 # Kubernetes.
@@ -89,6 +98,7 @@ def test_what_it_makes_is_valid_and_of_names_that_are_one_each(name: str) -> Non
         ((), "existingSecret"),
         ((*LEAST, "worker.replica=3"), "replica"),
         ((*LEAST, "image.digest=latest"), "digest"),
+        ((*LEAST, "data.size=much"), "size"),
         ((*LEAST, "api.autoscaling.targetCPUUtilizationPercentage=900"), "900"),
     ],
 )
@@ -114,13 +124,13 @@ def test_no_pod_may_do_more_than_it_must(name: str) -> None:
         assert pod["serviceAccountName"] in of_kind(name, "ServiceAccount")
         assert pod["enableServiceLinks"] is False
         assert container["resources"]["limits"]["memory"]
-        writable = {v["name"] for v in pod["volumes"] if "emptyDir" in v}
+        writable = {v["name"] for v in pod["volumes"] if "emptyDir" in v} | claimed(name, part)
         read_only = {m["name"] for m in container["volumeMounts"] if m.get("readOnly")}
         assert {m["name"] for m in container["volumeMounts"]} == writable | read_only
     if of_kind(name, "Role"):
         (role,) = of_kind(name, "Role").values()
         named = [rule for rule in role["rules"] if "resourceNames" not in rule]
-        assert all(rule["verbs"] == ["list"] and rule["resources"] == ["replicasets"] for rule in named)
+        assert all(rule["verbs"] == ["list"] and rule["resources"] == ["controllerrevisions"] for rule in named)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -137,26 +147,67 @@ def test_probes_ask_the_process_alone_whether_to_restart_it(name: str) -> None:
 def test_what_selects_pods_selects_those_that_it_is_for(name: str) -> None:
     labels = {
         one["metadata"]["name"].rpartition("-")[2]: one["spec"]["template"]["metadata"]["labels"].items()
-        for one in of_kind(name, "Deployment").values()
+        for one in of_kind(name, "StatefulSet").values()
     }
     assert labels.keys() == {"api", "worker"}
-    for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy"):
+    for kind in ("StatefulSet", "PodDisruptionBudget", "NetworkPolicy"):
         for own, one in of_kind(name, kind).items():
             selector = (one["spec"].get("selector") or one["spec"]["podSelector"])["matchLabels"].items()
             assert [part for part in labels if selector <= labels[part]] == [own.rpartition("-")[2]]
     services = of_kind(name, "Service")
     assert [p for p in labels if services["bb-bellbuoy"]["spec"]["selector"].items() <= labels[p]] == ["api"]
     assert all(services["bb-bellbuoy-metrics"]["spec"]["selector"].items() <= one for one in labels.values())
+    for own in ("api", "worker"):
+        named = services[of_kind(name, "StatefulSet")[f"bb-bellbuoy-{own}"]["spec"]["serviceName"]]["spec"]
+        assert named["clusterIP"] == "None"
+        assert [p for p in labels if named["selector"].items() <= labels[p]] == [own]
     for scaler in (*of_kind(name, "HorizontalPodAutoscaler").values(), *of_kind(name, "ScaledObject").values()):
-        target = of_kind(name, "Deployment")[scaler["spec"]["scaleTargetRef"]["name"]]
+        reference = scaler["spec"]["scaleTargetRef"]
+        assert (reference["apiVersion"], reference["kind"]) == ("apps/v1", "StatefulSet")
+        target = of_kind(name, "StatefulSet")[reference["name"]]
         assert "replicas" not in target["spec"], "two would set the number"
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_only_a_pod_has_outlives_it(name: str) -> None:
+    for part, pod in pods(name).items():
+        spec = of_kind(name, "StatefulSet")[f"bb-bellbuoy-{part}"]["spec"]
+        (container,) = pod["containers"]
+        (mount,) = [one for one in container["volumeMounts"] if one["name"] == "data"]
+        assert Path(environment(pod)["BELLBUOY_DATA__DIR"]).is_relative_to(mount["mountPath"])
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+        assert spec["podManagementPolicy"] == "Parallel"
+        assert spec["updateStrategy"] == {"type": "RollingUpdate"}
+        if name == "passing":
+            assert "volumeClaimTemplates" not in spec
+            assert "emptyDir" in next(one for one in pod["volumes"] if one["name"] == "data")
+            continue
+        assert claimed(name, part) == {"data"}
+        assert "data" not in {one["name"] for one in pod["volumes"]}
+        assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+        asked = spec["volumeClaimTemplates"][0]["spec"]
+        assert asked.get("storageClassName") == ("fast" if name == "stored" else None)
+        assert asked["resources"]["requests"]["storage"] == ("10Gi" if name == "stored" else "2Gi")
+        # What of it changes from release to release no upgrade could change.
+        assert "helm.sh/chart" not in spec["volumeClaimTemplates"][0]["metadata"]["labels"]
+
+
+def test_the_role_allows_what_bellbuoy_asks_for_and_no_more() -> None:
+    (role,) = of_kind("most", "Role").values()
+    given = {
+        (verb, *resource.partition("/")[::2])
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert given == {*RIGHTS["StatefulSet"], *RIGHTS_OF_ROLLBACK["StatefulSet"]}
 
 
 def test_what_is_off_by_default_is_off() -> None:
     kinds = {one["kind"] for one in made("least")}
     assert not kinds & {*CUSTOM, "Role", "RoleBinding", "Secret"}
     assert "Secret" not in {one["kind"] for one in made("most")}
-    assert kinds >= {"Deployment", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler", "Service"}
+    assert kinds >= {"StatefulSet", "PodDisruptionBudget", "NetworkPolicy", "HorizontalPodAutoscaler", "Service"}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -181,12 +232,12 @@ def test_keda_asks_for_queues_that_exist_and_leaves_restarts_to_bellbuoy() -> No
         one["authenticationRef"]["name"] for one in scaled["spec"]["triggers"]
     }
     both = environment(pods("most")["worker"])
-    assert (both["BELLBUOY_KUBERNETES__DEPLOYMENT"], both["BELLBUOY_KUBERNETES__MAX_REPLICAS"]) == (
+    assert (both["BELLBUOY_KUBERNETES__STATEFULSET"], both["BELLBUOY_KUBERNETES__MAX_REPLICAS"]) == (
         "bb-bellbuoy-worker",
         "1",
     )
     assert environment(pods("scaling")["worker"])["BELLBUOY_KUBERNETES__MAX_REPLICAS"] == "10"
-    assert "BELLBUOY_KUBERNETES__DEPLOYMENT" not in environment(pods("scaling")["api"])
+    assert "BELLBUOY_KUBERNETES__STATEFULSET" not in environment(pods("scaling")["api"])
 
 
 def test_the_operator_gets_the_rules_that_stand_in_the_file() -> None:

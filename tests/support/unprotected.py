@@ -199,6 +199,11 @@ def no_checksum() -> None:
     put(segments, "_sound", sound)
 
 
+def damage_ends_the_journal() -> None:
+    """Nothing is looked for behind an entry that does not check."""
+    put(segments, "_beyond", lambda data, at, number: None)
+
+
 def modes_refuse() -> None:
     """In whatever mode it works, it accepts nothing."""
     real = Intake.accept
@@ -276,6 +281,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         no_deduplication,
         one_clock,
         no_checksum,
+        damage_ends_the_journal,
         modes_refuse,
         every_home_is_needed,
         redis_is_needed,

@@ -24,9 +24,13 @@ STORE_FAULTS: Mapping[str, tuple[str, float]] = {
     "cut": ("is cut off: connections break and no new ones are made", 3.0),
     "latency": ("answers two seconds late", 4.0),
 }
+LATE_S = 2.0
+"""By how many seconds a store answers late."""
 PINNED_MODE = "aggressive_caching"
 _DIES = Limits(error_share_max=1.0)
 """Of drills that kill what answers."""
+_LATE = Limits(p99_s_max=0.95 * LATE_S)
+"""Of drills that hold back a store's answers: whoever waits for one is beyond it."""
 
 _OWN: tuple[Drill, ...] = (
     Drill(
@@ -59,9 +63,10 @@ _OWN: tuple[Drill, ...] = (
     Drill(
         name="corruption",
         stack="alone",
-        hypothesis="A torn end of the journal is told from an entry, and what was confirmed before it is delivered.",
-        fault="While the ledger is held the journal takes it; the process is killed, and half an entry and noise are "
-        "written behind the last one.",
+        hypothesis="Damage in the journal is told from an entry and named; all that is sound, before and behind it, is "
+        "delivered.",
+        fault="While the ledger is held the journal takes it; the process is killed, a bit of two entries in its midst "
+        "is flipped, and half an entry and noise are written behind the last one.",
         limits=_DIES,
         allows=frozenset({"found_at_once"}),
     ),
@@ -157,6 +162,7 @@ def _store_drills() -> list[Drill]:
             hypothesis="Nothing is refused, lost or sent twice in secret: the other home takes it, and heals it after.",
             fault=f"{title} {says}.",
             seconds=seconds,
+            limits=_LATE if kind == "latency" else Limits(),
         )
         for store, title in STORES.items()
         for kind, (says, seconds) in STORE_FAULTS.items()

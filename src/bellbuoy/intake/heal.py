@@ -14,6 +14,7 @@ from bellbuoy.clock import Clock
 from bellbuoy.errors import Busy, Unavailable, code_of
 from bellbuoy.intake.homes import Homes
 from bellbuoy.intake.kept import Accepted
+from bellbuoy.model.operation import Issue
 from bellbuoy.ports.ledger import Account
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.queue import Message, Queue
@@ -58,7 +59,13 @@ class Healing:
 
     async def load(self) -> None:
         """Find again what an earlier process left; before anything else. Raises Full."""
-        await self._homes.kept.load()
+        kept = self._homes.kept
+        damaged, files = kept.damage()
+        if damaged or files:
+            detail = f"{damaged} entries could not be read: {', '.join(files)}"
+            self._telemetry.raise_issue(Issue("journal_damaged", "journal", detail, self._clock.time()))
+            self._telemetry.event("journal_damaged", count=damaged, files=files)
+        await kept.load()
         # Whoever starts cannot know whether the ledger was away a moment ago, with outcomes still on their way to it.
         self._homes.standing.doubt()
 

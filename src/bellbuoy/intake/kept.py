@@ -79,6 +79,11 @@ class Kept:
         """Entries of the journal that no other home has yet."""
         return self._journal.state().pending
 
+    def damage(self) -> tuple[int, list[str]]:
+        """How many entries could not be read back, of this journal and of those that were left, and what keeps them."""
+        states = [journal.state() for journal in (self._journal, *self._left)]
+        return sum(state.damaged for state in states), sorted(name for state in states for name in state.kept)
+
     def ready(self) -> bool:
         """Whether the journal would take something, as far as the last time tells."""
         return not self._refused

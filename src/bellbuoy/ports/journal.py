@@ -22,12 +22,14 @@ class JournalState(Struct, frozen=True):
         pending: entries that are not taken off yet.
         bytes_used, bytes_max: of the disk, and the bound.
         damaged: entries that could not be read back, since the journal was opened. Anything but 0 is for a person.
+        kept: files that have, or had, entries which could not be read back, until somebody takes them away.
     """
 
     pending: int
     bytes_used: int
     bytes_max: int
     damaged: int
+    kept: tuple[str, ...] = ()
 
 
 class Journal(Protocol):

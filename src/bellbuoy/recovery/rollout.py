@@ -1,4 +1,4 @@
-"""Watch each new revision of the Deployment that we run as, and go back when it is worse than the one before.
+"""Watch each new revision of the workload that we run as, and go back when it is worse than the one before.
 
 What was measured before a revision is written down, since whoever measured it is replaced by the rollout; so is each
 decision before it is carried out, so that the next holder of the lock goes on with it. What cannot be said is never a
@@ -161,7 +161,7 @@ class RolloutWatch:
         owner: this process's name in the lock.
         rollout: what is watched.
         measure: what this process measures at the moment, over all dependencies; None when that is nothing.
-        store: where it is written down; of all who run as this Deployment.
+        store: where it is written down; of all who run as this workload.
         locks: leave for one watcher.
         settings: the numbers.
         clock: for the looks and the window.
@@ -231,7 +231,7 @@ class RolloutWatch:
             return await self._save(restored)
         if watched.status != "undone" and state.what == watched.what:
             return await self._save(replace(watched, revision=state.revision, since=None))
-        self._telemetry.event("rollout_watched", deployment=self._rollout.name, revision=state.revision)
+        self._telemetry.event("rollout_watched", workload=self._rollout.name, revision=state.revision)
         return await self._save(Watched(state.revision, state.what, "watching", watched.well))
 
     async def _watch(self, watched: Watched, state: RolloutState) -> Watched:

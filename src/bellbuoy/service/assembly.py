@@ -67,7 +67,7 @@ class Loop(Protocol):
 @dataclass
 class Parts:
     """The assembled service; `runtime` runs it. `loops`: what has to run besides the worker and HTTP, by name.
-    `cluster` is the way to the Deployment that all this runs as, None where it is none.
+    `cluster` is the way to the workload that all this runs as, None where it is none.
     """
 
     settings: Settings
@@ -121,7 +121,7 @@ def build(
         clock, rng: time and chance for everything.
         accepting, working: whether this process serves HTTP, and whether it delivers. A process that does both over an
             embedded ledger owns the data directory alone; others share it.
-        scaling: what can change how many processes there are; None where nothing can. A Deployment that is configured
+        scaling: what can change how many processes there are; None where nothing can. A workload that is configured
             is scaled instead.
 
     Raises:
@@ -330,13 +330,13 @@ def _working(
 
 
 def kubernetes(settings: Settings, *, clock: Clock, rng: Random) -> KubernetesApi | None:
-    """The way to the Deployment that `[kubernetes] deployment` names, None when it names none.
+    """The way to what `[kubernetes] deployment` or `statefulset` names, None when neither does.
 
     Raises:
         ConfigurationError: its driver is not installed, or there is no service account or kubeconfig to use.
     """
     of = settings.kubernetes
-    if of.deployment is None:
+    if of.workload is None:
         return None
     try:
         from bellbuoy.adapters.kubernetes import KubernetesApi
@@ -344,9 +344,9 @@ def kubernetes(settings: Settings, *, clock: Clock, rng: Random) -> KubernetesAp
         if error.name not in ("lightkube", "httpx2", "msgspec"):
             raise
         raise ConfigurationError(
-            "[kubernetes] deployment is set, and the driver is not installed", hint="pip install 'bellbuoy[kubernetes]'"
+            "[kubernetes] is set, and the driver is not installed", hint="pip install 'bellbuoy[kubernetes]'"
         ) from None
-    return KubernetesApi(of.deployment, namespace=of.namespace, kubeconfig=of.kubeconfig, clock=clock, rng=rng)
+    return KubernetesApi(*of.workload, namespace=of.namespace, kubeconfig=of.kubeconfig, clock=clock, rng=rng)
 
 
 def _of_cluster(
@@ -358,8 +358,8 @@ def _of_cluster(
     clock: Clock,
     rng: Random,
 ) -> tuple[Scaling, dict[str, Loop]]:
-    """What scales the Deployment, and what has to run for that and to watch its rollouts."""
-    from bellbuoy.adapters.kubernetes import Bounds, KubernetesRollout, KubernetesScaling
+    """What scales the workload, and what has to run for that and to watch its rollouts."""
+    from bellbuoy.adapters.kubernetes import Bounds, KubernetesRollout, KubernetesScaling, StatefulSetRollout
 
     def measure() -> Measured | None:
         reading = telemetry.meters.overall.reading(clock.monotonic())
@@ -372,7 +372,9 @@ def _of_cluster(
     if of.rollback:
         loops["rollout"] = RolloutWatch(
             owner,
-            rollout=KubernetesRollout(cluster),
+            rollout=(
+                KubernetesRollout(cluster) if cluster.kind == "Deployment" else StatefulSetRollout(cluster, clock=clock)
+            ),
             measure=measure,
             store=stores.control,
             locks=stores.leading,

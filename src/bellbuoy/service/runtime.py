@@ -28,6 +28,9 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 
 Announce = Callable[[str], None]
 
+HAND_IN_S_MAX = 3.0
+"""Seconds for which a process that stops waits for another home to take what only its journal has."""
+
 
 class _Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: stopping is the runtime's business."""
@@ -94,7 +97,7 @@ async def run(
             stopping = group.create_task(stop.wait(), name="stop")
             await asyncio.wait([stopping, *filter(None, (serving, working_task))], return_when=asyncio.FIRST_COMPLETED)
             parts.telemetry.event("service_stopping")
-            await _stop(serving, parts, working_task)
+            await stop_in_order(serving, parts, working_task)
             for task in (*tasks, stopping):
                 task.cancel()
         parts.telemetry.event("service_stopped")
@@ -194,14 +197,27 @@ async def _publish_metrics(parts: assembly.Parts, clock: Clock) -> None:
         parts.telemetry.publish()
 
 
-async def _stop(serving: asyncio.Task[None] | None, parts: assembly.Parts, working: asyncio.Task[None] | None) -> None:
-    """Accept nothing more, then let the worker end what it began."""
+async def stop_in_order(
+    serving: asyncio.Task[None] | None, parts: assembly.Parts, working: asyncio.Task[None] | None
+) -> None:
+    """Accept nothing more, let the worker end what it began, and leave as little as may be to the journal."""
     if serving is not None:
         serving.cancel()
         await asyncio.wait([serving])
     if working is not None and parts.worker is not None:
         parts.worker.stop()
         await asyncio.wait([working])
+    await _hand_in(parts)
+
+
+async def _hand_in(parts: assembly.Parts) -> None:
+    """Give the other homes what only the journal has, as far as they take it: it may not be opened again for long."""
+    try:
+        async with asyncio.timeout(HAND_IN_S_MAX):
+            while await parts.stores.healing.heal():
+                pass
+    except Exception as error:  # A defect too: what stays in the journal is safe there, and a stop must end.
+        parts.telemetry.event("heal_failed", code=code_of(error))
 
 
 async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> None:

@@ -329,8 +329,12 @@ class Recovery(Section):
     settle_s: Seconds = 60.0
 
 
+WorkloadName = Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
 class Kubernetes(Section):
-    deployment: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] = None
+    deployment: WorkloadName = None
+    statefulset: WorkloadName = None
     namespace: Annotated[str | None, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = None
     kubeconfig: Path | None = None
     min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -342,7 +346,16 @@ class Kubernetes(Section):
     def _consistent(self) -> Kubernetes:
         if self.max_replicas < self.min_replicas:
             raise ValueError("max_replicas must not be less than min_replicas")
+        if self.deployment and self.statefulset:
+            raise ValueError("deployment and statefulset exclude each other: a pod is of one of them")
         return self
+
+    @property
+    def workload(self) -> tuple[Literal["Deployment", "StatefulSet"], str] | None:
+        """What this runs as, None where that is no workload of a cluster."""
+        if self.statefulset is not None:
+            return "StatefulSet", self.statefulset
+        return ("Deployment", self.deployment) if self.deployment is not None else None
 
 
 class Rollback(Section):

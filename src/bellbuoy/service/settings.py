@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     def _consistent(self) -> Settings:
         if self.retry.max_delay_s < self.retry.initial_delay_s:
             raise ValueError("retry.max_delay_s must not be less than retry.initial_delay_s")
-        if self.kubernetes.deployment and self.kubernetes.max_replicas > 1 and self.ledger.embedded:
+        if self.kubernetes.workload and self.kubernetes.max_replicas > 1 and self.ledger.embedded:
             # Each replica would have a ledger of its own, and take it along when it is scaled away.
             raise ValueError("kubernetes.max_replicas above 1 needs a ledger.url that all replicas share")
         return self

@@ -103,6 +103,7 @@ EVENTS: dict[str, str] = {
     "retention_failed": "error",
     "heal_failed": "error",
     "journal_healed": "info",
+    "journal_damaged": "error",
     "publish_failed": "warning",
     "feed_failed": "error",
     "messages_given_up": "warning",

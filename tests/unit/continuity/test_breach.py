@@ -8,7 +8,7 @@ import pytest
 
 from bellbuoy.adapters.evidence import FileSigner, is_signed
 from bellbuoy.continuity.breach import chains, report, scope
-from bellbuoy.continuity.breach.chains import Checked
+from bellbuoy.continuity.breach.chains import Checked, Finding
 from bellbuoy.continuity.breach.evidence import seal_evidence, verify
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.model.audit import Entry
@@ -101,3 +101,28 @@ async def test_a_chain_that_was_written_anew_is_found_by_a_head_in_its_middle(tm
     assert chains.check(files(good), [head]).findings == []
     forged = head.__class__(head.chain, head.n, "0" * 64, head.at, head.where)
     assert any("written anew" in one.what for one in chains.check(files(good), [forged]).findings)
+
+
+def test_a_signature_has_one_way_to_be_written(tmp_path: Path) -> None:
+    signer = FileSigner(tmp_path / "a.key")
+    signature = signer.sign(b"data")
+    assert is_signed(signer.public.upper(), signature, b"data")
+    for other in (signature.upper(), f"{signature} ", signature[:2] + " " + signature[2:], "none"):
+        assert not is_signed(signer.public, other, b"data")
+
+
+@pytest.mark.parametrize(
+    ("entry_number", "offset", "expected"),
+    [
+        (7, 120, "0/1.log: entry 7, byte 120"),
+        (7, None, "0/1.log: entry 7"),
+        (None, 0, "0/1.log: byte 0"),
+        (None, None, "0/1.log"),
+    ],
+)
+def test_of_a_place_only_what_is_known_is_said(entry_number: int | None, offset: int | None, expected: str) -> None:
+    finding = Finding("0/1.log", entry_number, offset, "it is missing")
+    assert finding.place == expected
+    found = scope.find([], key=None, since=None, until=None)
+    made = report.put_together([], scope=found, checked=Checked([], [finding]), state=None, now=0.0)
+    assert f"- {expected}: it is missing\n" in report.markdown(made)

@@ -139,3 +139,23 @@ async def test_what_ended_processes_left_is_found_and_healed(tmp_path: Path) -> 
     await homes.aclose()
     for one in (lock, other_lock, *(held for _, held in left)):
         one.close()
+
+
+async def test_what_could_not_be_read_back_is_told_and_the_rest_is_healed(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.ledger.failure = AWAY
+    for name in ("a", "b", "c"):
+        await house.homes.accept([house.offer(name)])
+    await house.homes.aclose()
+    [segment] = (tmp_path / "journal").glob("*.log")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    again = House(tmp_path)
+    await again.healing.load()
+    told = ("journal_damaged", {"count": 1, "files": [f"journal/{segment.stem}.damaged"]})
+    assert told in again.telemetry.events
+    assert ("journal_damaged", "journal") in again.telemetry.issues
+    assert await again.healing.heal() == 2
+    assert {(await again.homes.get(name)).id for name in ("a", "c")} == {"a", "c"}
+    await again.homes.aclose()

@@ -16,6 +16,7 @@ from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
 from bellbuoy.service.cli.drill import drill_run
+from tests.support.audit import written
 
 
 def test_a_second_of_no_year_that_there_is_is_refused(tmp_path: Path) -> None:
@@ -118,9 +119,11 @@ def test_a_time_range_that_ends_before_it_begins_clears_nobody(tmp_path: Path) -
         evidence.scope(since="2030-01-01T00:00:00Z", until="2020-01-01T00:00:00Z", data_dir=tmp_path)
 
 
-def test_a_key_of_which_the_log_has_nothing_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "audit" / "0").mkdir(parents=True)
-    (tmp_path / "audit" / "0" / "00000000000000000001.log").touch()
+async def test_a_key_of_which_the_log_has_nothing_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "audit").mkdir()
+    await written(tmp_path / "audit" / "0")
     evidence.scope(key_id="mistyped", data_dir=tmp_path)
     shown = capsys.readouterr()
     assert "nothing of a key mistyped" in " ".join(shown.err.split())

@@ -63,6 +63,30 @@ async def test_the_deployment_is_scaled_in_place_of_processes(tmp_path: Path, ro
             await parts.aclose()
 
 
+async def test_a_stateful_set_is_scaled_and_watched_as_a_deployment_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = FakeCluster("StatefulSet")
+    async with serving(cluster, tmp_path) as kubeconfig:
+        of = {"statefulset": NAME, "kubeconfig": str(kubeconfig), "max_replicas": 1, "rollback": True}
+        settings = load(overrides={"data": {"dir": str(tmp_path / "data")}, "kubernetes": of})
+        found = await kubernetes_finding(settings, capsys)
+        assert (found["level"], f"the StatefulSet {NAME}" in found["finding"]) == ("ok", True)
+        parts = assembly.build(settings, clock=SystemClock(), rng=Random(1), accepting=True, working=True)
+        try:
+            watch = parts.loops["rollout"]
+            assert isinstance(watch, RolloutWatch)
+            await watch.step()
+            assert await parts.stores.control.page("change", limit=10)
+        finally:
+            await parts.aclose()
+
+
+def test_a_pod_is_of_one_workload(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="exclude"):
+        load(overrides={"kubernetes": {"deployment": NAME, "statefulset": NAME}, "data": {"dir": str(tmp_path)}})
+
+
 def test_replicas_need_a_ledger_that_they_share(tmp_path: Path) -> None:
     def configured(ledger: str, at_most: int) -> Settings:
         of = {"deployment": NAME, "max_replicas": at_most}

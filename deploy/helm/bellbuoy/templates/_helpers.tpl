@@ -24,7 +24,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* A Deployment's pods. Called with a dict: root, part (api or worker), command. */}}
+{{/* A StatefulSet's pods. Called with a dict: root, part (api or worker), command. */}}
 {{- define "bellbuoy.pod" -}}
 {{- $root := .root -}}
 {{- $own := index $root.Values .part -}}
@@ -54,6 +54,8 @@ spec:
     runAsUser: 10001
     runAsGroup: 10001
     fsGroup: 10001
+    # A volume is given to the group once; later mounts leave the files' own modes, which let nobody else in, as they are.
+    fsGroupChangePolicy: OnRootMismatch
     seccompProfile:
       type: RuntimeDefault
   containers:
@@ -71,7 +73,7 @@ spec:
         - name: BELLBUOY_DATA__DIR
           value: /var/lib/bellbuoy/data
         {{- if $acting }}
-        - name: BELLBUOY_KUBERNETES__DEPLOYMENT
+        - name: BELLBUOY_KUBERNETES__STATEFULSET
           value: {{ include "bellbuoy.name" $root }}-worker
         - name: BELLBUOY_KUBERNETES__MIN_REPLICAS
           value: {{ ternary 1 $root.Values.kubernetes.minReplicas $root.Values.worker.keda.enabled | quote }}
@@ -124,9 +126,11 @@ spec:
           readOnly: true
         {{- end }}
   volumes:
+    {{- if not $root.Values.data.persistent }}
     - name: data
       emptyDir:
-        sizeLimit: {{ $root.Values.data.sizeLimit }}
+        sizeLimit: {{ $root.Values.data.size }}
+    {{- end }}
     - name: tmp
       emptyDir:
         medium: Memory

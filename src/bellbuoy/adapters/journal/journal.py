@@ -43,6 +43,7 @@ class FileJournal:
         self._writing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "journal")
         self._closed = False
+        self._kept = tuple(f"{folder.name}/{path.name}" for path in self._log.kept)  # Nothing is damaged later on.
         self._state = self._look()
 
     async def append(self, data: bytes) -> int:
@@ -111,7 +112,7 @@ class FileJournal:
         return self._look()
 
     def _look(self) -> JournalState:
-        return JournalState(self._log.pending, self._log.bytes_used, self._bytes_max, self._log.damaged)
+        return JournalState(self._log.pending, self._log.bytes_used, self._bytes_max, self._log.damaged, self._kept)
 
 
 def _disk_failed(folder: Path) -> Full:

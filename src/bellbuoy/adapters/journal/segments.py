@@ -3,11 +3,13 @@
 A segment is named after the number of its first entry. An entry is its length, a CRC-32 of its number and data, and the
 data; the numbers follow from the place. A crash can leave the last entry of the last segment torn, and only that: it
 was never confirmed, so it is cut off. Anything else that does not check is damage, which is counted and never skipped
-in silence. `taken` holds the number up to which entries are taken off.
+in silence; the segment that it stands in stays under a second name, `.damaged`, when its other entries are taken off,
+for whoever wants to look what it was. `taken` holds the number up to which entries are taken off.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -25,6 +27,9 @@ ENTRY_BYTES_MAX = 1024 * 1024
 _HEAD = struct.Struct(">II")
 _NUMBER = struct.Struct(">Q")
 _SUFFIX = ".log"
+_DAMAGED = ".damaged"
+_LOST_MAX = 1_000
+"""So many entries one behind the other may be damaged, and those behind them are still found."""
 _TAKEN = "taken"
 
 
@@ -60,6 +65,11 @@ class SegmentLog:
     def pending(self) -> int:
         """Entries that are not taken off."""
         return sum(end - max(first, self._taken + 1) for first, end in self._ends.items() if end > self._taken + 1)
+
+    @property
+    def kept(self) -> list[Path]:
+        """Segments with damage, under their second names, until somebody takes them away."""
+        return sorted(self._folder.glob("*" + _DAMAGED))
 
     def append(self, entries: Sequence[bytes], *, sync: bool = True) -> int:
         """Write entries and wait until the disk has them.
@@ -193,13 +203,23 @@ class SegmentLog:
                 os.truncate(path, whole)
             if self._segments:
                 # The segment before this one should have gone on to where this one begins.
-                self.damaged += max(0, segment - max(self._ends[self._segments[-1]], self._taken + 1))
-            self.damaged += damaged
+                missing = segment - max(self._ends[self._segments[-1]], self._taken + 1)
+                self._spoilt(self._segments[-1], missing)
+            self._spoilt(segment, damaged)
             self._segments.append(segment)
             self._ends[segment] = end
             self.bytes_used += path.stat().st_size
             self._next = max(self._next, end)
         self._prune()
+
+    def _spoilt(self, segment: int, damaged: int) -> None:
+        """So many entries of a segment cannot be read: count them, and keep it."""
+        if damaged > 0:
+            self.damaged += damaged
+            path = self._path(segment)
+            # Without room for a name, or on a file system that has no second ones, the count alone says so.
+            with contextlib.suppress(OSError):
+                path.with_suffix(_DAMAGED).hardlink_to(path)
 
     def _examine(self, segment: int) -> tuple[int, int, int]:
         """The number after a segment's last whole entry, the bytes up to there, and how many before it are damaged."""
@@ -231,15 +251,38 @@ def _walk(data: bytes, number: int) -> Iterator[tuple[JournalEntry | None, int]]
         if body is not None:
             size = _HEAD.size + len(body)
             yield JournalEntry(number, body), size
-        else:
-            # Its length may be what is damaged, so the next entry is looked for and not reckoned.
-            beyond = (later for later in range(at + 1, len(data)) if _sound(data, later, number + 1) is not None)
-            size = next(beyond, len(data)) - at
-            if at + size == len(data):
-                return
-            yield None, size
-        at += size
-        number += 1
+            at += size
+            number += 1
+            continue
+        found = _beyond(data, at, number)
+        if found is None:
+            return
+        later, next_number = found
+        yield None, later - at
+        for _ in range(number + 1, next_number):
+            yield None, 0
+        at, number = later, next_number
+
+
+def _beyond(data: bytes, at: int, number: int) -> tuple[int, int] | None:
+    """Where the next sound entry is behind one that does not check, and its number; None when there is none.
+
+    The length of what is damaged may be part of the damage, and so may be what follows, so the place is looked for and
+    not reckoned. The number is in the checksum only, so those that can be meant are tried: as many entries as had room.
+    """
+    starts = [zlib.crc32(_NUMBER.pack(number + ahead)) for ahead in range(1, _LOST_MAX + 1)]
+    for later in range(at + 1, len(data) - _HEAD.size + 1):
+        size, checksum = _HEAD.unpack_from(data, later)
+        start = later + _HEAD.size
+        if size > ENTRY_BYTES_MAX or start + size > len(data):
+            continue
+        # Nothing at all has too many places in zeros to be tried for more than the next number.
+        room = max(1, (later - at) // _HEAD.size) if size else 1
+        body = data[start : start + size]
+        for ahead, crc in enumerate(starts[:room], 1):
+            if zlib.crc32(body, crc) == checksum:
+                return later, number + ahead
+    return None
 
 
 def _sound(data: bytes, at: int, number: int) -> bytes | None:

@@ -44,53 +44,79 @@ class KubernetesRollout:
         self.name = f"{api.namespace}/{api.name}"
 
     async def state(self) -> RolloutState:
-        deployment = await self._api.deployment()
-        return RolloutState(_revision(deployment), _status(deployment), _what(deployment))
+        workload = await self._api.workload()
+        return RolloutState(await self._current(workload), self._status(workload), _what_runs(workload))
 
     async def undo(self, change: str, *, revision: int) -> None:
-        async def back(deployment: Document) -> None:
-            undone = _decoded(notes(deployment).get(UNDONE))
+        async def back(workload: Document) -> None:
+            undone = _decoded(notes(workload).get(UNDONE))
             if change in undone:
                 return
-            await self._back(deployment, change, revision, undone)
+            await self._back(workload, change, revision, undone)
 
         try:
             await self._api.changed(back)
         except _Moved as error:
             raise Conflict(str(error)) from None
 
-    async def _back(self, deployment: Document, change: str, revision: int, undone: dict[str, int]) -> None:
-        if not _is_observed(deployment):
-            raise Unavailable("the Deployment was changed a moment ago, and its controller has yet to see it")
-        current = _revision(deployment)
+    # What is another for a StatefulSet.
+
+    async def _current(self, workload: Document) -> int:
+        """The present revision, 0 while the controller has given it none."""
+        return _revision(workload)
+
+    async def _revisions(self, workload: Document) -> dict[int, Document]:
+        """What there was, with its pod template and its annotations, by the revision."""
+        return {_revision(one): one for one in await self._api.history(workload)}
+
+    def _status(self, workload: Document) -> RolloutStatus:
+        """How far it is, in the order in which kubectl asks."""
+        if not is_observed(workload):
+            return "under_way"
+        status = workload.get("status") or {}
+        progressing: Document = next(
+            (one for one in status.get("conditions") or [] if one["type"] == "Progressing"), {}
+        )
+        if progressing.get("reason") == "ProgressDeadlineExceeded":
+            return "failed"
+        desired = workload["spec"].get("replicas", 1)
+        updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+        if updated < desired or total > updated or status.get("availableReplicas", 0) < updated:
+            return "under_way"
+        return "complete"
+
+    # The way back.
+
+    async def _back(self, workload: Document, change: str, revision: int, undone: dict[str, int]) -> None:
+        named = f"the {self._api.kind} {self._api.name}"
+        if not is_observed(workload):
+            raise Unavailable(f"{named} was changed a moment ago, and its controller has yet to see it")
+        current = await self._current(workload)
         if current != revision:
-            raise _Moved(f"the Deployment {self._api.name} is at revision {current}, no longer at {revision}")
-        if deployment["spec"].get("paused"):
-            raise Unavailable(
-                f"the Deployment {self._api.name} is paused", hint=f"kubectl rollout resume deploy/{self._api.name}"
-            )
-        sets = {
-            _revision(one): one
-            for one in await self._api.replica_sets(deployment)
-            if 0 < _revision(one) < current and _what(one) != _what(deployment)
+            raise _Moved(f"{named} is at revision {current}, no longer at {revision}")
+        if workload["spec"].get("paused"):
+            raise Unavailable(f"{named} is paused", hint=f"kubectl rollout resume deploy/{self._api.name}")
+        earlier = {
+            number: one
+            for number, one in (await self._revisions(workload)).items()
+            if 0 < number < current and _what_runs(one) != _what_runs(workload)
         }
-        before = max(sets, default=None)
+        before = max(earlier, default=None)
         if before is None:
             raise NotFound(
-                f"the Deployment {self._api.name} has no revision before {current}",
+                f"{named} has no revision before {current}",
                 hint="its revisionHistoryLimit is 0, or this is the first; deploy one that works",
             )
-        template = _template(sets[before])
         undone = dict([*undone.items(), (change, before)][-_UNDONE_MAX:])
-        # What the revision was annotated with comes back; what else the Deployment is annotated with stays.
+        # What the revision was annotated with comes back; what else the workload is annotated with stays.
         theirs = {
             name: value
-            for name, value in notes(sets[before]).items()
+            for name, value in notes(earlier[before]).items()
             if name not in _OWN and not name.startswith("bellbuoy.dev/")
         }
-        annotations = {**notes(deployment), **theirs, UNDONE: msgspec.json.encode(undone).decode()}
+        annotations = {**notes(workload), **theirs, UNDONE: msgspec.json.encode(undone).decode()}
         await self._api.replace_parts(
-            version_of(deployment), {"/spec/template": template, "/metadata/annotations": annotations}
+            version_of(workload), {"/spec/template": _template(earlier[before]), "/metadata/annotations": annotations}
         )
 
 
@@ -98,29 +124,17 @@ class _Moved(Exception):
     """Another revision is there by now, which trying again does not change."""
 
 
-def _status(deployment: Document) -> RolloutStatus:
-    """How far it is, in the order in which kubectl asks."""
-    if not _is_observed(deployment):
-        return "under_way"
-    status = deployment.get("status") or {}
-    progressing: Document = next((one for one in status.get("conditions") or [] if one["type"] == "Progressing"), {})
-    if progressing.get("reason") == "ProgressDeadlineExceeded":
-        return "failed"
-    desired = deployment["spec"].get("replicas", 1)
-    updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
-    if updated < desired or total > updated or status.get("availableReplicas", 0) < updated:
-        return "under_way"
-    return "complete"
-
-
 def _template(document: Document) -> Document:
-    """The pod template without the hash, which a ReplicaSet alone has."""
+    """The pod template without what only a history has: a ReplicaSet's hash, how a ControllerRevision is applied."""
     template: Document = copy.deepcopy(document["spec"]["template"])
+    template.pop("$patch", None)
     (template["metadata"].get("labels") or {}).pop(HASH, None)
+    if template["metadata"].get("creationTimestamp") is None:
+        template["metadata"].pop("creationTimestamp", None)
     return template
 
 
-def _what(document: Document) -> str:
+def _what_runs(document: Document) -> str:
     """A name for what the pods run, whenever they were restarted."""
     template = _template(document)
     annotations = dict(template["metadata"].get("annotations") or {})
@@ -129,9 +143,10 @@ def _what(document: Document) -> str:
     return hashlib.sha256(msgspec.json.encode(template, order="deterministic")).hexdigest()[:16]
 
 
-def _is_observed(deployment: Document) -> bool:
-    observed: int = (deployment.get("status") or {}).get("observedGeneration", 0)
-    return observed >= int(deployment["metadata"]["generation"])
+def is_observed(workload: Document) -> bool:
+    """Whether its controller has seen the last change."""
+    observed: int = (workload.get("status") or {}).get("observedGeneration", 0)
+    return observed >= int(workload["metadata"]["generation"])
 
 
 def _revision(document: Document) -> int:

@@ -1,8 +1,8 @@
-"""Scaling by a Deployment's scale subresource; see `bellbuoy.recovery.scaling`.
+"""Scaling by the scale subresource of a Deployment or a StatefulSet; see `bellbuoy.recovery.scaling`.
 
-What was asked for, and how many replicas are usual, stands in an annotation of the Deployment itself, so whichever
+What was asked for, and how many replicas are usual, stands in an annotation of that object itself, so whichever
 process is there scales back what another one, which is gone, has scaled up. It is written down before it is done, with
-the Deployment's `generation`, which grows with every change of its spec: a number of replicas that is not the one
+its `generation`, which grows with every change of its spec: a number of replicas that is not the one
 written down is a change that did not come about while the generation is the same, and else somebody else's.
 
 Somebody else (a human, a HorizontalPodAutoscaler, KEDA) is right: what they set is usual from then on, and the reasons
@@ -37,7 +37,7 @@ class Scaled(Struct, frozen=True):
     Args:
         usual: replicas without any reason.
         set: the number that was asked for last, as far as this is known.
-        generation: the Deployment's before that.
+        generation: the object's before that.
         at: epoch second of it, 0 when nothing was asked for yet.
         reasons: the factor that each asks for; None once somebody else has overruled it.
     """
@@ -79,7 +79,7 @@ def wanted(scaled: Scaled, bounds: Bounds) -> int:
 
 
 class KubernetesScaling:
-    """Changes one Deployment.
+    """Changes one Deployment or StatefulSet.
 
     Args:
         api: the way to it.
@@ -100,7 +100,7 @@ class KubernetesScaling:
     async def scale(self, factor: float, *, why: str) -> None:
         def asked(reasons: dict[str, float | None]) -> None:
             if why not in reasons and len(reasons) >= _REASONS_MAX:
-                raise Unavailable(f"the Deployment {self._api.name} is scaled for {_REASONS_MAX} reasons already")
+                raise Unavailable(f"the {self._api.kind} {self._api.name} is scaled for {_REASONS_MAX} reasons already")
             if reasons.get(why, factor) is not None:
                 reasons[why] = factor
 
@@ -123,11 +123,11 @@ class KubernetesScaling:
                 self._telemetry.event("scaling_failed", code=code_of(error), why=str(error))
 
     async def replace(self, *, why: str) -> None:
-        async def restart(deployment: Document) -> None:
-            done = _names(notes(deployment).get(REPLACED))
+        async def restart(workload: Document) -> None:
+            done = _names(notes(workload).get(REPLACED))
             if why in done:
                 return
-            if deployment["spec"].get("paused"):
+            if workload["spec"].get("paused"):
                 raise Unavailable(
                     f"the Deployment {self._api.name} is paused", hint=f"kubectl rollout resume deploy/{self._api.name}"
                 )
@@ -137,18 +137,18 @@ class KubernetesScaling:
                 "metadata": {"annotations": {REPLACED: written}},
                 "spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}},
             }
-            await self._api.merge(version_of(deployment), patch)
-            self._telemetry.event("replacement_asked_for", deployment=self._api.name, why=why)
+            await self._api.merge(version_of(workload), patch)
+            self._telemetry.event("replacement_asked_for", workload=self._api.name, why=why)
 
         await self._api.changed(restart)
 
     async def _change(self, edit: Callable[[dict[str, float | None]], object]) -> None:
-        await self._api.changed(lambda deployment: self._once(deployment, edit))
+        await self._api.changed(lambda workload: self._once(workload, edit))
 
-    async def _once(self, deployment: Document, edit: Callable[[dict[str, float | None]], object]) -> None:
+    async def _once(self, workload: Document, edit: Callable[[dict[str, float | None]], object]) -> None:
         """Edit the reasons, and scale if it is time; what is written down comes first."""
-        written = _decoded(notes(deployment).get(SCALING))
-        replicas, generation = deployment["spec"].get("replicas", 1), deployment["metadata"]["generation"]
+        written = _decoded(notes(workload).get(SCALING))
+        replicas, generation = workload["spec"].get("replicas", 1), workload["metadata"]["generation"]
         scaled = seen(written, replicas=replicas, generation=generation)
         reasons = dict(scaled.reasons)
         edit(reasons)
@@ -158,7 +158,7 @@ class KubernetesScaling:
         due = target != replicas and cool
         if due:
             scaled = replace(scaled, set=target, generation=generation, at=now)
-        version = version_of(deployment)
+        version = version_of(workload)
         idle = not reasons and target == replicas and cool
         if idle and written is not None:
             await self._api.merge(version, {"metadata": {"annotations": {SCALING: None}}})
@@ -167,7 +167,7 @@ class KubernetesScaling:
             version = await self._api.merge(version, {"metadata": {"annotations": {SCALING: text}}})
         if due:
             await self._api.scale(version, target)
-            self._telemetry.event("scaled", deployment=self._api.name, processes=target, before=replicas)
+            self._telemetry.event("scaled", workload=self._api.name, processes=target, before=replicas)
 
 
 def _decoded(text: str | None) -> Scaled | None:

@@ -26,6 +26,13 @@ class Finding(Struct, frozen=True):
     offset: int | None
     what: str
 
+    @property
+    def place(self) -> str:
+        """The file, and as far as they are known the entry and its first byte, in words."""
+        known = (("entry", self.entry), ("byte", self.offset))
+        within = ", ".join(f"{name} {number}" for name, number in known if number is not None)
+        return f"{self.file}: {within}" if within else self.file
+
 
 class Chain(Struct, frozen=True):
     """A chain as far as it can be read: from which entry to which, and the hash of the last."""

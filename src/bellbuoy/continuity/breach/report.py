@@ -15,6 +15,10 @@ from bellbuoy.model.audit import Entry
 LINES_MAX = 2_000
 """The most lines of a timeline; the rest is in the evidence."""
 
+_NO_HEAD = (
+    "Every entry follows from the one before it; that the whole was not written anew, only a recorded head can show."
+)
+
 
 class Line(Struct, frozen=True):
     """Something that happened, in epoch seconds."""
@@ -91,9 +95,9 @@ def markdown(report: Report) -> str:
     lines += ["", "## Audit log", ""]
     read = ", ".join(f"{one.folder} entries {one.first} to {one.last}" for one in checked.chains)
     lines.append(f"Read: {read or 'nothing'}; compared with {checked.heads} recorded heads.")
-    lines += [f"- **{one.file}**, entry {one.entry}, byte {one.offset}: {one.what}" for one in checked.findings]
+    lines += [f"- {one.place}: {one.what}" for one in checked.findings]
     if not checked.findings:
-        lines.append("It is as it was written.")
+        lines.append("It is as it was written." if checked.heads else _NO_HEAD)
     lines += ["", "## Scope", ""]
     lines.append(
         f"{len(scope.users)} users were touched, {scope.unnamed} times somebody without a user id; {scope.refused} "

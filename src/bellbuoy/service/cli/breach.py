@@ -43,6 +43,12 @@ def isolate(
     as_json: Json = False,
 ) -> None:
     """End keys, stop sending, stop accepting: on every node, each within a second."""
+    if not (which or all_keys or stop_sending or stop_accepting):
+        raise ConfigurationError(
+            "nothing to isolate was named",
+            hint="--key-id ID or --all-keys to end keys, --stop-sending, --stop-accepting, or several of them: "
+            "bellbuoy breach isolate --key-id ID --stop-sending",
+        )
     document = {
         "keys": which or [],
         "all_keys": all_keys,

@@ -35,7 +35,7 @@ async def examine(settings: Settings, *, fix: bool, as_json: bool) -> int:
         findings.append(await _broker(settings))
     if settings.cache.server is not None:
         findings.append(await _cache(settings))
-    if settings.kubernetes.deployment is not None:
+    if settings.kubernetes.workload is not None:
         findings.append(await _kubernetes(settings))
     findings += await _providers(settings)
     findings += await _pagers(settings)
@@ -153,19 +153,19 @@ async def _cache(settings: Settings) -> Finding:
 
 
 async def _kubernetes(settings: Settings) -> Finding:
-    """Ask the API what we may do with the Deployment, and read it; nothing is changed."""
+    """Ask the API what we may do with what we run as, and read it; nothing is changed."""
     try:
         cluster = assembly.kubernetes(settings, clock=SystemClock(), rng=SystemRandom())
         assert cluster is not None
         try:
             missing = await cluster.missing(rollback=settings.kubernetes.rollback)
             if not missing:
-                await cluster.deployment()
+                await cluster.workload()
         finally:
             await cluster.aclose()
     except BellbuoyError as error:
         return "error", "kubernetes", str(error), error.hint or "check [kubernetes] and the network to the API server"
-    found = f"the Deployment {cluster.name} in {cluster.namespace}"
+    found = f"the {cluster.kind} {cluster.name} in {cluster.namespace}"
     if missing:
         cure = "give the service account the Role of docs/kubernetes.md"
         return "error", "kubernetes", f"{found}, without the right to {', '.join(missing)}", cure

@@ -7,20 +7,21 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from bellbuoy import __version__
 from bellbuoy.continuity.breach import chains
 from bellbuoy.continuity.breach import evidence as sealing
 from bellbuoy.continuity.breach import report as reporting
 from bellbuoy.continuity.breach import scope as scoping
-from bellbuoy.continuity.breach.chains import Checked, Files
+from bellbuoy.continuity.breach.chains import Checked, Files, Finding
 from bellbuoy.continuity.breach.report import Line
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.model.audit import Head
@@ -31,8 +32,13 @@ from bellbuoy.service.times import stamp
 
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
 Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
-_PUBLIC = re.compile("[0-9a-fA-F]{64}")
 Until = Annotated[str | None, typer.Option("--to", help="RFC 3339; without it: until now.")]
+_PUBLIC = re.compile("[0-9a-fA-F]{64}")
+_NO_HEAD = (
+    "every entry follows from the one before it, but no recorded head was compared: a chain that was written anew as a "
+    "whole, or cut at its end, would look the same. Heads are with the running service (--url, --key), which records "
+    "one a minute, and in an archive that was sealed before (--against FILE)"
+)
 
 
 def verify(
@@ -52,15 +58,16 @@ def verify(
     from bellbuoy.service.stores import verifier
 
     folder = settings_of(None, data_dir).data.dir
-    if public is not None and not _PUBLIC.fullmatch(public):
-        raise ConfigurationError(f"{public} is no public key", hint="64 hexadecimal digits, as evidence printed them")
+    _check_public(*([public] if public is not None else []))
     if file is not None:
         found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
-        document = {"sha256": found.sha256, "findings": msgspec.to_builtins(found.findings)}
+        document: dict[str, Any] = {"sha256": found.sha256}
         if found.manifest is not None:
             document |= {"sealed_by": found.manifest.public, "sealed_at": found.manifest.made_at}
             document["findings_when_sealed"] = msgspec.to_builtins(found.manifest.findings)
-        _tell(document, as_json)
+            if not as_json:
+                _findings(found.manifest.findings, "when it was sealed: ")
+        _tell(document, found.findings, as_json, sound="as it was sealed")
         return
     recorded = _recorded(_service(url, key, data_dir), folder)
     heads = list(recorded or [])
@@ -70,14 +77,13 @@ def verify(
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
         heads += [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in sealed.manifest.chains]
     checked = _checked(segments(folder), heads)
-    document = {
-        "chains": msgspec.to_builtins(checked.chains),
-        "heads": checked.heads,
-        "findings": msgspec.to_builtins(checked.findings),
-    }
+    document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads}
     if recorded is None and not as_json:
         output.err.print("the service did not answer, so the log was not compared with the heads that it recorded")
-    _tell(document, as_json)
+    alone = [one.folder for one in checked.chains if one.chain not in {head.chain for head in heads}]
+    if alone and not checked.findings and not as_json:
+        print(f"{', '.join(alone)}: {_NO_HEAD}")
+    _tell(document, checked.findings, as_json, sound="" if alone else "as it was written")
 
 
 def make(
@@ -110,12 +116,12 @@ def make(
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     entries = sum(one.last - one.first + 1 for one in manifest.chains)
     document = {"file": str(out), "sha256": digest, "public": signer.public, "entries": entries}
-    document |= {"files": len(manifest.files), "findings": msgspec.to_builtins(manifest.findings)}
+    document |= {"files": len(manifest.files)}
     if as_json:
-        output.show_json(document)
+        output.show_json({**document, "findings": msgspec.to_builtins(manifest.findings)})
         return
-    output.facts({name: value for name, value in document.items() if name != "findings"})
-    _findings(document["findings"])
+    output.facts(document)
+    _findings(manifest.findings)
     print("keep the sha256 and the public key elsewhere: bellbuoy breach verify FILE --public KEY")
     if not documents:
         output.err.print("the service did not answer: incidents, changes and keys are not in it")
@@ -129,31 +135,38 @@ def scope(
         list[Path] | None,
         typer.Option("--evidence", help="An archive to read in place of this machine's log; may be repeated."),
     ] = None,
+    public: Annotated[
+        list[str] | None,
+        typer.Option("--public", help="A public key that archives may be sealed by; may be repeated. Else: any."),
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Which users a key, or a stretch of time, touched: which fields, how often, first and last."""
+    """Which users a key, or a stretch of time, touched; exit status 1 when what says so is not as it was written."""
     if key_id is None and since is None and until is None:
         raise ConfigurationError("whose doings?", hint="--key-id ID, or --from and --to")
+    _check_public(*(public or []))
+    findings = [one for path in archives or [] for one in _of_archive(path, public or [])]
     with contextlib.ExitStack() as stack:
         sealed = [stack.enter_context(sealing.sealed_segments(one)) for one in archives or []]
-        files = {name: opened for one in sealed for name, opened in one.items()}
-        found = _scope(files or segments(settings_of(None, data_dir).data.dir), key_id, since, until)
+        files: Files = {name: opened for one in sealed for name, opened in one.items()}
+        if not archives:
+            files = segments(settings_of(None, data_dir).data.dir)
+            findings = _checked(files, []).findings
+        found = _scope(files, key_id, since, until)
     if key_id is not None and not found.actions and not found.refused:
         output.err.print(f"the log has nothing of a key {key_id}; `bellbuoy keys list` has the IDs", markup=False)
-    document = _scope_document(found)
     if as_json:
-        output.show_json(document)
-        return
-    rows = [
-        (user, one["times"], one["first"], one["last"], ", ".join(one["fields"]))
-        for user, one in document["users"].items()
-    ]
-    output.table(None, ("user", "times", "first", "last", "fields"), rows)
-    print(
-        f"{len(rows)} users, {found.unnamed} times somebody without a user id, {found.refused} requests refused, "
-        f"{sum(found.actions.values())} answered"
-    )
+        output.show_json(
+            {**_scope_document(found), "verified": not findings, "findings": msgspec.to_builtins(findings)}
+        )
+    else:
+        _show_scope(found)
+    if findings:
+        for one in findings:
+            output.err.print(f"{one.place}: {one.what}", markup=False)
+        output.err.print("[bold red]not as it was written[/]: the scope is a lower bound, as far as it can be believed")
+        raise typer.Exit(1)
 
 
 def report(
@@ -215,6 +228,31 @@ def _checked(files: Files, heads: list[Head]) -> Checked:
         time.sleep(0.5)
         checked = chains.check(files, heads)
     return checked
+
+
+def _of_archive(path: Path, publics: Sequence[str]) -> list[Finding]:
+    """What is wrong with an archive, or was when it was sealed. Raises ConfigurationError when it cannot be read."""
+    from bellbuoy.service.stores import verifier
+
+    verdict = sealing.verify(path, is_signed=verifier(), public=None)
+    if verdict.manifest is None:
+        what = verdict.findings[0].what if verdict.findings else "it has no manifest"
+        raise ConfigurationError(f"{path} cannot be read: {what}", hint="bellbuoy breach evidence makes archives")
+    findings, signer = [*verdict.manifest.findings, *verdict.findings], verdict.manifest.public
+    if not publics:
+        output.err.print(
+            f"{path} is sealed by {signer}, which was not compared with a key that was noted elsewhere: --public KEY",
+            markup=False,
+        )
+    elif signer.lower() not in [one.lower() for one in publics]:
+        findings.append(Finding(sealing.MANIFEST, None, None, "the manifest is not signed by a key that was given"))
+    return [replace(one, file=f"{path}/{one.file}") for one in findings]
+
+
+def _check_public(*keys: str) -> None:
+    for one in keys:
+        if not _PUBLIC.fullmatch(one):
+            raise ConfigurationError(f"{one} is no public key", hint="64 hexadecimal digits, as evidence printed them")
 
 
 def _service(url: str | None, key: str | None, data_dir: Path | None) -> Client | None:
@@ -293,24 +331,36 @@ def _changes(items: list[dict[str, Any]]) -> list[Line]:
 # How it is shown.
 
 
-def _tell(document: dict[str, Any], as_json: bool) -> None:
-    """What was verified; ends with exit status 1 when something was found."""
+def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool, *, sound: str) -> None:
+    """What was verified, `sound` where nothing was found; ends with exit status 1 when something was."""
     if as_json:
-        output.show_json(document)
+        output.show_json({**document, "findings": msgspec.to_builtins(findings)})
     else:
         output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
         for one in document.get("chains", []):
             print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}")
-        _findings(document["findings"])
-        if not document["findings"]:
-            output.out.print("[green]as it was written[/]")
-    if document["findings"]:
+        _findings(findings)
+        if sound and not findings:
+            output.out.print(f"[green]{sound}[/]")
+    if findings:
         raise typer.Exit(1)
 
 
-def _findings(findings: Any) -> None:
+def _findings(findings: Sequence[Finding], when: str = "") -> None:
     for one in findings:
-        output.out.print(f"{one['file']}: entry {one['entry']}, byte {one['offset']}: {one['what']}", markup=False)
+        output.out.print(f"{when}{one.place}: {one.what}", markup=False)
+
+
+def _show_scope(found: scoping.Scope) -> None:
+    rows = [
+        (user, one["times"], one["first"], one["last"], ", ".join(one["fields"]))
+        for user, one in _scope_document(found)["users"].items()
+    ]
+    output.table(None, ("user", "times", "first", "last", "fields"), rows)
+    print(
+        f"{len(rows)} users, {found.unnamed} times somebody without a user id, {found.refused} requests refused, "
+        f"{sum(found.actions.values())} answered"
+    )
 
 
 def _scope_document(found: scoping.Scope) -> dict[str, Any]:

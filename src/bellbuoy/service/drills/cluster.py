@@ -9,15 +9,13 @@ from functools import partial
 from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
-from bellbuoy.continuity.catalogue import STORE_FAULTS, STORES
+from bellbuoy.continuity.catalogue import LATE_S, STORE_FAULTS, STORES
 from bellbuoy.service.drills.conduct import Fault
 from bellbuoy.service.drills.node import Node
 from bellbuoy.service.drills.proxy import Proxy
 from bellbuoy.service.drills.scene import Scene
 from bellbuoy.service.drills.servers import MongoServer, RabbitServer, RedisServer, Server
 from bellbuoy.service.drills.stack import CannotRun, Stack
-
-LATE_S = 2.0
 
 
 @dataclass

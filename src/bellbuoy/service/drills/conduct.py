@@ -282,7 +282,7 @@ class _Run:
         }
         return wanting(
             self._drill,
-            lost=report.lost,
+            lost=[one for one in report.lost if one not in self.scene.gone],
             unexpected=report.unexpected,
             secret=secret,
             split=report.split,

@@ -117,19 +117,27 @@ def _durations_hold(notifications: list[dict[str, Any]]) -> Check:
 
 @contextlib.contextmanager
 def corruption(scene: Scene) -> Iterator[None]:
-    """The journal ends in half an entry and noise after a crash in which only it took notifications."""
+    """After a crash in which only the journal took notifications two of its entries are spoilt and its end is torn."""
     node = scene.stack.front
     with held(node.data_dir / "bellbuoy.db"):
         scene.wait_for(partial(_journal_pending, node), "the journal takes what the ledger does not")
         scene.last()
         node.kill()
-        scene.felt("the journal's end was torn")
-    written = _tear(node.data_dir / "journal")
-    scene.check("torn", "an end of the journal was there to be torn", written > 0, f"{written} files")
+        scene.felt("entries of the journal were spoilt, and its end torn")
+    segments = _last_segments(node.data_dir / "journal")
+    spoilt = [entry for segment in segments for entry in _spoil(segment)]
+    # What they had is gone, and nothing else may be.
+    scene.gone |= {one for one in scene.load.accepted if any(one.encode() in entry for entry in spoilt)}
+    for segment in segments:
+        _tear(segment)
+    says = "a journal was there to be spoilt and torn"
+    scene.check("torn", says, bool(spoilt), f"{len(spoilt)} entries, {len(segments)} ends")
     try:
         yield
     finally:
         node.start()
+    issues = scene.stack.look().issues or ()
+    scene.check("named", "that entries cannot be read is said", "journal_damaged" in issues, ", ".join(issues))
 
 
 def _journal_pending(node: Node) -> bool:
@@ -139,15 +147,32 @@ def _journal_pending(node: Node) -> bool:
     )
 
 
-def _tear(journal: Path) -> int:
-    """Write an entry whose data never came, and half of another, behind the last one of each segment at its end."""
+def _last_segments(journal: Path) -> list[Path]:
+    return [max(folder.glob("*.log")) for folder in journal.iterdir() if any(folder.glob("*.log"))]
+
+
+def _spoil(segment: Path) -> list[bytes]:
+    """Flip a bit of two entries beside each other, with sound ones before and behind; returns what they were."""
+    data = bytearray(segment.read_bytes())
+    entries, at = list[slice](), 0
+    while at + _HEAD.size <= len(data):
+        end = at + _HEAD.size + int(_HEAD.unpack_from(data, at)[0])
+        entries.append(slice(at, end))
+        at = end
+    chosen = entries[-3:-1] if len(entries) > 3 else []
+    were = [bytes(data[one]) for one in chosen]
+    for one in chosen:
+        data[(one.start + one.stop) // 2] ^= 0x10
+    segment.write_bytes(data)
+    return were
+
+
+def _tear(segment: Path) -> None:
+    """Write an entry whose data never came, and half of another, behind the last one."""
     noise = bytes(range(256)) * 2
-    segments = [max(folder.glob("*.log")) for folder in journal.iterdir() if any(folder.glob("*.log"))]
-    for segment in segments:
-        with segment.open("ab") as file:
-            file.write(_HEAD.pack(len(noise), 0x5EED) + noise + _HEAD.pack(4096, 0x5EED) + noise)
-            os.fsync(file.fileno())
-    return len(segments)
+    with segment.open("ab") as file:
+        file.write(_HEAD.pack(len(noise), 0x5EED) + noise + _HEAD.pack(4096, 0x5EED) + noise)
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

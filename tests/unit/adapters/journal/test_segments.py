@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +96,58 @@ def test_damage_in_the_middle_is_counted_and_the_rest_is_read(tmp_path: Path, be
     log = SegmentLog(folder)
     assert [(e.number, e.data) for e in log.read(10)] == [(1, b"one"), (3, b"three")]
     assert log.damaged == 1
+    log.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    entries=st.lists(st.binary(min_size=1, max_size=40), min_size=3, max_size=30),
+    spoilt=st.sets(st.integers(0, 28), min_size=1),
+    data=st.data(),
+)
+def test_whichever_entries_are_damaged_all_others_are_read(
+    entries: list[bytes], spoilt: set[int], data: st.DataObject
+) -> None:
+    """A byte of each is another one. Of the last entry alone nobody can say whether it was ever whole."""
+    spoilt = {at for at in spoilt if at < len(entries) - 1}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "journal"
+        log = SegmentLog(folder)
+        log.append(entries)
+        log.close()
+        [path] = files(folder)
+        written, at = bytearray(path.read_bytes()), 0
+        for n, entry in enumerate(entries):
+            if n in spoilt:
+                byte = at + data.draw(st.integers(0, 7 + len(entry)))
+                written[byte] ^= data.draw(st.integers(1, 255))
+            at += 8 + len(entry)
+        path.write_bytes(written)
+        log = SegmentLog(folder)
+        sound = [(n + 1, entry) for n, entry in enumerate(entries) if n not in spoilt]
+        assert [(one.number, one.data) for one in log.read(100)] == sound
+        assert log.damaged == len(spoilt)
+        log.take_off(len(entries))
+        assert [one.read_bytes() for one in log.kept] == [bytes(written)] * bool(spoilt), "it is kept for a person"
+        assert log.append([b"next"]) == len(entries) + 1
+        log.close()
+
+
+def test_a_page_of_noise_does_not_take_along_what_is_behind_it(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    entries = [bytes([n % 256]) * 150 for n in range(200)]
+    log = SegmentLog(folder)
+    log.append(entries)
+    log.close()
+    [path] = files(folder)
+    written = bytearray(path.read_bytes())
+    written[8192:12288] = Random(1).randbytes(4096)
+    path.write_bytes(written)
+    log = SegmentLog(folder)
+    size = 8 + 150
+    assert [one.number - 1 for one in log.read(300)] == [
+        n for n in range(200) if (n + 1) * size <= 8192 or n * size >= 12288
+    ]
     log.close()
 
 

@@ -1,4 +1,4 @@
-"""Scaling and replacing a Deployment, against an API server that checks versions as Kubernetes does."""
+"""Scaling and replacing a Deployment or StatefulSet, against an API server that checks versions as Kubernetes does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bellbuoy.adapters.kubernetes.scaling import SCALING, Scaled, seen, wanted
 from bellbuoy.clock import ManualClock
 from bellbuoy.errors import ConfigurationError, Unavailable
 from tests.support.flow import RecordingTelemetry
-from tests.support.kubernetes import NAME, FakeCluster, serving
+from tests.support.kubernetes import HISTORY, NAME, FakeCluster, serving
 
 COOLDOWN_S = 60.0
 
@@ -32,6 +32,7 @@ class World:
 
     def api(self, *, namespace: str | None = None, timeout_s: float = 10.0) -> KubernetesApi:
         api = KubernetesApi(
+            self.cluster.kind,
             NAME,
             namespace=namespace,
             kubeconfig=self.kubeconfig,
@@ -70,9 +71,9 @@ class InstantClock(ManualClock):
         await super().sleep(0)
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    cluster = FakeCluster(replicas=3)
+@pytest.fixture(params=["Deployment", "StatefulSet"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    cluster = FakeCluster(request.param, replicas=3)
     async with serving(cluster, tmp_path) as kubeconfig:
         world = World(cluster, kubeconfig)
         yield world
@@ -147,7 +148,7 @@ async def test_another_process_scales_back_after_a_crash(world: World) -> None:
 
 
 async def test_a_crash_between_writing_down_and_scaling_is_made_good(world: World) -> None:
-    world.cluster.denied.add(("patch", "deployments", "scale"))
+    world.cluster.denied.add(("patch", world.cluster.plural, "scale"))
     with pytest.raises(Unavailable, match="403"):
         await world.scaling().scale(2.0, why="a")
     assert world.cluster.replicas == 3
@@ -223,57 +224,58 @@ async def test_the_api_away(world: World) -> None:
 
 async def test_no_answer_is_unavailable_after_the_deadline(world: World) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
-        await world.api(timeout_s=0.0).deployment()
+        await world.api(timeout_s=0.0).workload()
 
 
 async def test_nobody_listens(world: World) -> None:
     text = world.kubeconfig.read_text()
     world.kubeconfig.write_text(text.replace('"http://127.0.0.1:', '"http://127.0.0.1:1", "was": "'))
     with pytest.raises(Unavailable, match="does not answer"):
-        await world.api().deployment()
+        await world.api().workload()
 
 
 async def test_another_namespace_is_named(world: World) -> None:
     with pytest.raises(Unavailable, match="404") as caught:
-        await world.api(namespace="elsewhere").deployment()
+        await world.api(namespace="elsewhere").workload()
     assert "elsewhere" in (caught.value.hint or "")
 
 
 def test_outside_a_pod_a_kubeconfig_is_needed(tmp_path: Path) -> None:
     for kubeconfig in (None, tmp_path / "none", tmp_path):
         with pytest.raises(ConfigurationError, match="kubernetes"):
-            KubernetesApi(NAME, namespace=None, kubeconfig=kubeconfig, clock=ManualClock(), rng=Random(1))
+            KubernetesApi("Deployment", NAME, namespace=None, kubeconfig=kubeconfig, clock=ManualClock(), rng=Random(1))
 
 
 async def test_what_rights_are_missing(world: World) -> None:
     api = world.api()
     assert await api.missing(rollback=True) == []
-    world.cluster.denied |= {("patch", "deployments", "scale"), ("list", "replicasets", "")}
-    assert await api.missing(rollback=True) == ["patch deployments/scale", "list replicasets"]
-    assert await api.missing(rollback=False) == ["patch deployments/scale"]
+    world.cluster.denied |= {("patch", world.cluster.plural, "scale"), ("list", HISTORY[world.cluster.kind], "")}
+    scale = f"patch {world.cluster.plural}/scale"
+    assert await api.missing(rollback=True) == [scale, f"list {HISTORY[world.cluster.kind]}"]
+    assert await api.missing(rollback=False) == [scale]
 
 
 async def test_an_annotation_that_somebody_has_spoilt_says_nothing(world: World) -> None:
-    world.cluster.deployment["metadata"]["annotations"][SCALING] = "not ours"
+    world.cluster.workload["metadata"]["annotations"][SCALING] = "not ours"
     await world.scaling().scale(2.0, why="a")
     assert world.cluster.replicas == 6
 
 
 async def test_replaces_all_once_for_each_reason(world: World) -> None:
     await world.scaling().replace(why="a")
-    generation = world.cluster.deployment["metadata"]["generation"]
-    template = world.cluster.deployment["spec"]["template"]
+    generation = world.cluster.workload["metadata"]["generation"]
+    template = world.cluster.workload["spec"]["template"]
     assert template["metadata"]["annotations"][RESTARTED].startswith("2027-01-15T")
     assert template["metadata"]["labels"] == {"app": NAME}
     await world.clock.advance(5)
     await world.scaling().replace(why="a")
-    assert world.cluster.deployment["metadata"]["generation"] == generation
+    assert world.cluster.workload["metadata"]["generation"] == generation
     await world.scaling().replace(why="b")
-    assert world.cluster.deployment["metadata"]["generation"] == generation + 1
+    assert world.cluster.workload["metadata"]["generation"] == generation + 1
 
 
 async def test_a_paused_deployment_is_not_restarted(world: World) -> None:
-    world.cluster.deployment["spec"]["paused"] = True
+    world.cluster.workload["spec"]["paused"] = True
     with pytest.raises(Unavailable, match="paused"):
         await world.scaling().replace(why="a")
 

@@ -1,0 +1,137 @@
+"""What the commands for a breach say of what they could not find out, and of what was edited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from bellbuoy.adapters.evidence import FileSigner
+from bellbuoy.continuity.breach.evidence import seal_evidence
+from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.cli import breach, evidence
+from tests.support.audit import files, written
+
+NOBODY = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> Path:
+    """A data directory with an audit log."""
+    (tmp_path / "data" / "audit").mkdir(parents=True)
+    await written(tmp_path / "data" / "audit" / "0")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+async def archive(tmp_path: Path) -> Path:
+    """An archive of another machine."""
+    made, head = await written(tmp_path / "0")
+    seal_evidence(
+        tmp_path / "evidence.tar",
+        segments=files(made),
+        documents={},
+        heads=[head],
+        signer=FileSigner(tmp_path / "other.key"),
+        made_at="2026-12-01T00:00:00Z",
+        where="there",
+        version="1",
+    )
+    return tmp_path / "evidence.tar"
+
+
+def edit(path: Path) -> None:
+    """Change a user's name in an entry to another of the same length."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"u4"', b'"u9"', 1))
+
+
+def test_isolating_nothing_names_what_there_is_and_an_example() -> None:
+    with pytest.raises(ConfigurationError, match="nothing") as raised:
+        breach.isolate(url=NOBODY)
+    hint = str(raised.value.hint)
+    for option in ("--key-id", "--all-keys", "--stop-sending", "--stop-accepting", "bellbuoy breach isolate --"):
+        assert option in hint
+
+
+def test_a_log_that_was_compared_with_no_head_is_not_called_the_true_one(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence.verify(data_dir=here, url=NOBODY)
+    said = capsys.readouterr()
+    assert "as it was written" not in said.out
+    assert "no recorded head" in said.out
+    for way in ("--url", "--against"):
+        assert way in said.out
+    evidence.verify(data_dir=here, url=NOBODY, as_json=True)
+    assert json.loads(capsys.readouterr().out)["heads"] == 0
+
+
+def test_a_log_that_was_compared_with_a_head_is_as_it_was_written(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    evidence.verify(against=here / "own.tar", data_dir=here, url=NOBODY)
+    assert "as it was written" in capsys.readouterr().out
+    evidence.verify(here / "own.tar", data_dir=here, url=NOBODY)
+    assert "as it was sealed" in capsys.readouterr().out
+
+
+def test_an_archive_of_a_log_that_was_edited_before_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(max((here / "audit" / "0").glob("*.log"), key=lambda path: path.read_bytes().count(b'"u4"')))
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    evidence.verify(here / "own.tar", data_dir=here)
+    said = capsys.readouterr().out
+    assert "as it was sealed" in said
+    assert "the entry is not as it was written" in said
+
+
+def test_the_scope_of_an_archive_that_was_edited_says_so(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence.scope(since="2020-01-01T00:00:00Z", archives=[archive], data_dir=archive.parent)
+    said = capsys.readouterr()
+    assert "not compared with a key" in said.err
+    edit(archive)
+    with pytest.raises(typer.Exit) as raised:
+        evidence.scope(since="2020-01-01T00:00:00Z", archives=[archive], data_dir=archive.parent)
+    assert raised.value.exit_code == 1
+    said = capsys.readouterr()
+    assert "u5" in said.out, "what can be read is shown all the same"
+    assert "the entry is not as it was written" in said.err
+    with pytest.raises(typer.Exit):
+        evidence.scope(since="2020-01-01T00:00:00Z", archives=[archive], data_dir=archive.parent, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"] is False
+    assert document["findings"][0]["what"] == "the entry is not as it was written"
+    assert "u5" in document["users"]
+
+
+def test_the_scope_of_an_archive_goes_by_the_keys_that_are_given(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = (FileSigner(archive.parent / name).public for name in ("some.key", "other.key"))
+    asked = {"since": "2020-01-01T00:00:00Z", "archives": [archive], "data_dir": archive.parent}
+    evidence.scope(**asked, public=[ours, theirs.upper()], as_json=True)  # type: ignore[arg-type]
+    said = capsys.readouterr()
+    assert (json.loads(said.out)["verified"], said.err) == (True, "")
+    with pytest.raises(typer.Exit):
+        evidence.scope(**asked, public=[ours])  # type: ignore[arg-type]
+    assert "not signed by" in capsys.readouterr().err
+
+
+def test_the_scope_of_a_log_that_was_edited_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here, as_json=True)
+    assert json.loads(capsys.readouterr().out)["verified"] is True
+    edit(max((here / "audit" / "0").glob("*.log"), key=lambda path: path.read_bytes().count(b'"u4"')))
+    with pytest.raises(typer.Exit):
+        evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here)
+    assert "the entry is not as it was written" in capsys.readouterr().err
+
+
+def test_the_scope_of_what_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk" * 1000)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        evidence.scope(key_id="k1", archives=[tmp_path / "junk"], data_dir=tmp_path)

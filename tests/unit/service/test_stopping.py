@@ -1,0 +1,51 @@
+"""What a process that stops leaves to its journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from bellbuoy.clock import SystemClock
+from bellbuoy.errors import Unavailable
+from bellbuoy.model.delivery import Record
+from bellbuoy.model.notification import Content, Request
+from bellbuoy.model.recipient import Recipient
+from bellbuoy.ports.ledger import Offer
+from bellbuoy.service import assembly
+from bellbuoy.service.drills.damage import held
+from bellbuoy.service.runtime import stop_in_order
+from bellbuoy.service.settings import load
+
+
+def built(path: Path) -> assembly.Parts:
+    settings = load(overrides={"data": {"dir": str(path / "data")}})
+    return assembly.build(settings, clock=SystemClock(), rng=Random(1), accepting=True, working=False)
+
+
+async def journal_one(parts: assembly.Parts) -> None:
+    now = SystemClock().time()
+    request = Request(recipient=Recipient(email="a@example.com"), content=Content(title="t"))
+    record = Record(id="n-1", tenant="default", request=request, accepted_at=now, expires_at=now + 60)
+    await parts.stores.homes.kept.put([Offer(record, b"h", now, None)], Unavailable("away"))
+
+
+async def test_what_only_the_journal_has_is_handed_in(tmp_path: Path) -> None:
+    parts = built(tmp_path)
+    await journal_one(parts)
+    await stop_in_order(None, parts, None)
+    assert parts.stores.homes.kept.pending() == 0
+    assert (await parts.stores.store.get("n-1")).id == "n-1"
+    await parts.aclose()
+
+
+async def test_what_nobody_takes_stays_and_is_found_by_the_next(tmp_path: Path) -> None:
+    parts = built(tmp_path)
+    await journal_one(parts)
+    with held(tmp_path / "data" / "bellbuoy.db"):
+        await stop_in_order(None, parts, None)
+    assert parts.stores.homes.kept.pending() == 1
+    await parts.aclose()
+    parts = built(tmp_path)
+    await parts.stores.healing.load()
+    assert (await parts.stores.homes.get("n-1")).homes == ("journal",)
+    await parts.aclose()
