@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections import Counter, defaultdict
@@ -45,6 +46,31 @@ def server(tmp_path: Path) -> Iterator[MongoServer]:
 
 def offer(notification_id: str, *, owner: str | None = None) -> Offer:
     return Offer(Record(notification_id, "t", REQUEST, NOW, NOW + 1e6), b"h", NOW + 30 if owner else NOW, owner)
+
+
+async def test_a_call_that_cannot_be_cut_off_is_left_behind(mongodb_url: str) -> None:
+    database = Database(mongodb_url, clock=SystemClock())
+    over = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    async def name() -> str:
+        return database.database.name
+
+    async with asyncio.timeout(30):
+        with pytest.raises(Unavailable):
+            await database.run(stubborn, within_s=0.05)
+        assert await database.run(name)
+        asking = asyncio.create_task(database.run(stubborn))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    over.set()
+    await database.aclose()
 
 
 def a_ledger(url: str) -> MongoLedger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -49,3 +51,27 @@ async def test_what_nobody_takes_stays_and_is_found_by_the_next(tmp_path: Path) 
     await parts.stores.healing.load()
     assert (await parts.stores.homes.get("n-1")).homes == ("journal",)
     await parts.aclose()
+
+
+STUBBORN = """
+import asyncio, contextlib
+from bellbuoy.service.cli import app
+
+app.END_S_MAX = 0.5
+
+async def stubborn():
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+async def serve():
+    kept.append(asyncio.ensure_future(stubborn()))
+    await asyncio.sleep(0)
+
+kept = []
+asyncio.run(app.to_the_end(serve()))
+"""
+
+
+def test_a_process_ends_although_a_call_does_not() -> None:
+    assert subprocess.run([sys.executable, "-c", STUBBORN], timeout=60, check=False).returncode == 0

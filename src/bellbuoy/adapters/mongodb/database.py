@@ -72,6 +72,7 @@ class Database:
         self._url = url
         self._overruns = 0
         self._overran_at = 0.0
+        self._cut_off: set[asyncio.Task[Any]] = set()
         self._connect()
         self._clock = clock
         self._process = secrets.token_hex(4)
@@ -226,12 +227,11 @@ class Database:
         return await self._bounded(lambda: schema.examine(self.database, fix=fix), schema.BUILD_S if fix else CALL_S)
 
     async def aclose(self) -> None:
-        """Close the connections. Safe to call twice."""
+        """Close the connections, as far as the driver lets itself be ended. Safe to call twice."""
         self._closed = True
-        for task in self._left:
+        for task in (*self._left, *self._cut_off):
             task.cancel()
-        await asyncio.gather(*self._left, return_exceptions=True)
-        await self._client.close()
+        await asyncio.wait({*self._left, *self._cut_off, asyncio.create_task(_close(self._client))}, timeout=CALL_S)
 
     async def _open(self, within_s: float) -> None:
         if self._closed:
@@ -248,10 +248,20 @@ class Database:
 
     async def _bounded(self, work: Callable[[], Awaitable[T]], within_s: float) -> T:
         began = time.monotonic()
+        # A task of its own, since the driver may not let itself be cut off: it waits for a lock of its pool, endlessly.
+        call = asyncio.create_task(_within(within_s, work), name="mongodb")
         try:
-            async with asyncio.timeout(within_s + _GRACE_S):
-                with pymongo.timeout(within_s):
-                    done = await work()
+            await asyncio.wait({call}, timeout=within_s + _GRACE_S)
+        finally:
+            if not call.done():
+                self._cut_off.add(call)
+                call.add_done_callback(self._ended)
+                call.cancel()
+        if not call.done():
+            self._overran(began)
+            raise self._silent()
+        try:
+            done = call.result()
             self._overruns = 0
             return done
         except TimeoutError:
@@ -266,6 +276,11 @@ class Database:
             if "acquired" not in str(error):
                 raise
             raise self._silent() from None
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        self._cut_off.discard(call)
+        if not call.cancelled():
+            call.exception()  # Whoever asked was told, or has given up.
 
     def _overran(self, began: float) -> None:
         """The driver missed its own deadline. When it does so again and again it is stuck; a new one is not."""
@@ -287,6 +302,11 @@ class Database:
 
     def _silent(self) -> Unavailable:
         return Unavailable(f"MongoDB at {self.where} does not answer", retry_after_s=RETRY_AFTER_S)
+
+
+async def _within(within_s: float, work: Callable[[], Awaitable[T]]) -> T:
+    with pymongo.timeout(within_s):
+        return await work()
 
 
 async def _close(client: AsyncMongoClient[Document]) -> None:

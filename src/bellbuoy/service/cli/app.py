@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +53,9 @@ LISTS: dict[str, tuple[typer.Typer, Callable[..., None]]] = {
     "tombstones": (letters.tombstones_app, letters.tombstones_list),
 }
 """Groups of commands, and what each shows without one of its commands."""
+
+END_S_MAX = 5.0
+"""Seconds after its last word in which a process that serves must have ended."""
 
 
 def _listing(
@@ -110,12 +114,29 @@ def _run(settings: Settings, *, accepting: bool, working: bool, clock: Clock | N
     several = settings.server.workers > 1
     with _one_error():
         status = uvloop.run(
-            runtime.supervise(settings, accepting=accepting, working=working, announce=announce)
-            if several
-            else runtime.run(settings, accepting=accepting, working=working, announce=announce, clock=clock)
+            to_the_end(
+                runtime.supervise(settings, accepting=accepting, working=working, announce=announce)
+                if several
+                else runtime.run(settings, accepting=accepting, working=working, announce=announce, clock=clock)
+            )
         )
     if status:
         raise typer.Exit(status)
+
+
+async def to_the_end(serving: Coroutine[Any, Any, int | None]) -> int | None:
+    """Run it, and see to it that the process ends after it.
+
+    A driver's call that does not let itself be cancelled would keep the loop from ending; by then all is closed.
+    """
+    status: int | None = 1
+    try:
+        status = await serving
+        return status
+    finally:
+        ending = threading.Timer(END_S_MAX, os._exit, (status or 0,))
+        ending.daemon = True
+        ending.start()
 
 
 @contextlib.contextmanager
@@ -142,7 +163,7 @@ def node(link: int) -> None:
 
     os.umask(0o077)
     with _one_error():
-        uvloop.run(runtime.obey(socket.socket(fileno=link), configure_logging))
+        uvloop.run(to_the_end(runtime.obey(socket.socket(fileno=link), configure_logging)))
 
 
 @app.command()
