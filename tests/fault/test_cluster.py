@@ -145,10 +145,10 @@ def redis_emptied(stack: Stack) -> Iterator[None]:
 
 
 Fault = Callable[[Stack], Iterator[None]]
-# How long each lasts before nodes are killed too. What is frozen holds everything up until it is given up, so longest.
+# How long each lasts before nodes are killed too. What is frozen holds everything up until it is given up, so longer.
 STORES: list[tuple[Fault, float]] = [
     (mongodb_killed, 3.0),
-    (mongodb_frozen, 30.0),
+    (mongodb_frozen, 15.0),
     (mongodb_cut, 3.0),
     (mongodb_slow, 5.0),
     (mongodb_refuses_writes, 3.0),
@@ -158,7 +158,7 @@ STORES: list[tuple[Fault, float]] = [
     (rabbitmq_slow, 5.0),
     (rabbitmq_refuses_writes, 3.0),
     (redis_killed, 3.0),
-    (redis_frozen, 30.0),
+    (redis_frozen, 10.0),
     (redis_cut, 3.0),
     (redis_slow, 5.0),
     (redis_refuses_writes, 3.0),
