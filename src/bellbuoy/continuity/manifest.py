@@ -31,6 +31,8 @@ PART_BYTES = 8 * 1024 * 1024
 Kind = Literal["full", "incremental"]
 FOLDERS: dict[Kind, str] = {"full": "fulls", "incremental": "incrementals"}
 LOG, SENDS = "log", "sends"
+OWNER = "owner"
+"""The object that names the installation whose archive it is."""
 _MANIFEST = "/manifest"
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import (
     FOLDERS,
+    OWNER,
     Kind,
     Manifest,
     Part,
@@ -84,6 +85,10 @@ class Vault:
         await self.put(tip_name(source, tip.timeline), _encode_tip(tip))
         for target in self.targets.keys() - self.behind:
             self.complete_at[target] = tip.until
+
+    async def put_owner(self, owner: str) -> None:
+        """Say whose archive this is. Raises as `put`."""
+        await self.put(OWNER, owner.encode())
 
     async def delete(self, names: Sequence[str]) -> None:
         """Delete objects from every target that is there. Raises Unavailable when none is."""
@@ -194,6 +199,13 @@ class Vault:
         if part is not None and (len(sealed) != part.size or digest([sealed]) != part.sha256):
             raise Damaged(f"{name} is not what its manifest says", hint="the other target may have it whole")
         return await asyncio.to_thread(self.sealer.open, name, sealed)
+
+    async def owner(self) -> str | None:
+        """The name of the installation whose archive this is, None while it is nobody's. Raises as `get`."""
+        try:
+            return (await self.get(OWNER)).decode()
+        except NotFound:
+            return None
 
     async def names(self, prefix: str) -> list[Stored]:
         """What any target that is there has, in order of names. Raises Unavailable when none is."""

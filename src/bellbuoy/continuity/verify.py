@@ -8,7 +8,7 @@ from random import Random
 from msgspec import Struct, field
 
 from bellbuoy.continuity.backup import decode_changes, decode_sends
-from bellbuoy.continuity.manifest import LOG, SENDS, Manifest, Part, is_manifest, is_tip, shipped_of
+from bellbuoy.continuity.manifest import LOG, OWNER, SENDS, Manifest, Part, is_manifest, is_tip, shipped_of
 from bellbuoy.continuity.vault import Vault, decode_tip
 from bellbuoy.errors import ConfigurationError, NotFound, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
@@ -55,7 +55,7 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
     for target, store in vault.targets.items():
         names = [one.name for one in await store.list("")]
         parts: dict[str, Part | None] = {part.name: part for one in backups for part in one.parts}
-        loose: dict[str, Part | None] = {one: None for one in names if one.startswith((f"{LOG}/", f"{SENDS}/"))}
+        loose: dict[str, Part | None] = {one: None for one in names if one.startswith((f"{LOG}/", f"{SENDS}/", OWNER))}
         manifests: dict[str, Part | None] = {one: None for one in names if is_manifest(one)}
         for name, part in (manifests | loose | parts).items():
             count += 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from bellbuoy.continuity.schedule import Times, due
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
-from bellbuoy.errors import Gap, StoreError, Unavailable, code_of
+from bellbuoy.errors import Conflict, Gap, StoreError, Unavailable, code_of
 from bellbuoy.model.delivery import Record
 from bellbuoy.model.operation import Issue
 from bellbuoy.ports.control import ControlStore
@@ -47,7 +48,7 @@ HEAL_TURNS = 3
 OUT_OF_TURN_S = 300.0
 """Seconds from one full backup that is taken because changes cannot be shipped to the next for that reason."""
 STALE = "backup_stale"
-_VERIFIED = "verified"
+_VERIFIED, OWNER = "verified", "owner"
 
 WITHOUT_A_RECORD = "if this comes again, a process without [backup] in its settings writes to the same ledger"
 
@@ -135,11 +136,40 @@ class Keeper:
             shipping.cancel()
             await asyncio.wait([shipping])
 
-    async def take(self, kind: Kind, progress: Progress = silent) -> Manifest | None:
-        """A full backup, or an incremental: None when there is nothing to gather.
+    async def own(self, *, take_over: bool = False) -> None:
+        """Make sure that the archive is that of this installation; one that is nobody's becomes ours.
 
-        Raises as `Backup.full` and `Backup.incremental`, and Gap for an incremental that no full comes before.
+        A new ledger over an old archive is another installation too: its first full would be the newest, and what the
+        archive was kept for would be pruned in time.
+
+        Args:
+            take_over: have it, whoever's it was.
+
+        Raises:
+            Conflict: it is another's.
+            Damaged, ConfigurationError, Unavailable, Full: nobody can say, or it could not be written.
         """
+        if self._control is None:
+            return
+        kept = await self._control.read("backup", OWNER)
+        mine, theirs = kept.data.decode() if kept is not None else None, await self.vault.owner()
+        if theirs is not None and theirs != mine and not take_over:
+            raise Conflict(
+                "the archive is another installation's, or that of a ledger before this one",
+                hint="restore from it, or give this one a [backup] url of its own; or bellbuoy backup full --take-over",
+            )
+        name = mine or uuid.uuid4().hex
+        if mine is None:
+            await self._control.write("backup", OWNER, name.encode(), version=0)
+        if theirs != name:
+            await self.vault.put_owner(name)
+
+    async def take(self, kind: Kind, progress: Progress = silent, *, take_over: bool = False) -> Manifest | None:
+        """A full backup, or an incremental: None when there is nothing to gather. `take_over` as in `own`.
+
+        Raises as `own`, `Backup.full` and `Backup.incremental`, and Gap for an incremental that no full comes before.
+        """
+        await self.own(take_over=take_over)
         with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
             await self.vault.heal()
         if kind == "full":
@@ -178,7 +208,8 @@ class Keeper:
         return found
 
     async def prune(self, *, dry_run: bool = False) -> Pruned:
-        """Delete what is older than it is to be kept, manifests first. Raises Unavailable."""
+        """Delete what is older than it is to be kept, manifests first. Raises as `own`, and Unavailable."""
+        await self.own()
         listed = await self.vault.backups()
         names = [one.name for one in await self.vault.names("")]
         gone = prune(listed.backups, names, self._keep, self._clock.time())
@@ -257,6 +288,7 @@ class Continuity:
         self._began_at = clock.time()
         self._listed: tuple[float, Listed] | None = None
         self._turns = 0
+        self._ours = False  # That it still is, is looked at with each backup.
         self._patient_until = 0.0
         self._shipped = 0  # Batches of the send journal, so that their names differ.
 
@@ -311,6 +343,9 @@ class Continuity:
         return await self.keeper.in_turn(self._owner, self._work) is not None
 
     async def _work(self) -> None:
+        if not self._ours:
+            await self.keeper.own()
+            self._ours = True
         if self._turns % HEAL_TURNS == 0:
             with contextlib.suppress(Unavailable):  # It was told of when it went away, and is asked again.
                 await self.keeper.vault.heal()

@@ -23,6 +23,7 @@ from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service import archive
+from bellbuoy.service.continuity import OWNER
 from bellbuoy.service.destination import Destination, Directory, SharedDatabase
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -94,9 +95,8 @@ async def restore_into(
     hold = _held(settings, to, force=force)
     destination = _destination(settings, to, database, force=force, clock=clock)
     try:
-        restore = Restore(
-            archive.open_vault(settings, clock=clock, telemetry=telemetry), scratch=to / "scratch", clock=clock
-        )
+        vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
+        restore = Restore(vault, scratch=to / "scratch", clock=clock)
         plan = await restore.plan(at, backup=backup)
         restored = await restore.run(plan, destination.places, progress)
         sent = _sent(restore, archive.sends_of(settings), plan.reached, telemetry)
@@ -104,7 +104,7 @@ async def restore_into(
         async with destination.opened() as (ledger, control):
             await destination.take_in(ledger)
             reconciled, checked = await _reconciled(settings, ledger, sent, plan.reached, clock)
-            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at))
+            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at), await vault.owner())
         # The ledger last: a directory without one is as good as empty.
         for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
             await place.finish(timeline)
@@ -177,7 +177,9 @@ async def _sent(
         there.close()
 
 
-async def _sign(control: ControlStore, began: Began) -> None:
-    """Write down in what the machine remembers that a new timeline begins here."""
-    kept = await control.read("backup", _TIMELINE)
-    await control.write("backup", _TIMELINE, msgspec.json.encode(began), version=kept.version if kept else 0)
+async def _sign(control: ControlStore, began: Began, owner: str | None) -> None:
+    """Write down in what the machine remembers that a new timeline begins here, and that the archive is its own."""
+    documents = {_TIMELINE: msgspec.json.encode(began)} | ({} if owner is None else {OWNER: owner.encode()})
+    for name, data in documents.items():
+        kept = await control.read("backup", name)
+        await control.write("backup", name, data, version=kept.version if kept else 0)

@@ -13,17 +13,19 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.adapters.sqlite.changes import Recording
 from bellbuoy.clock import ManualClock
+from bellbuoy.continuity.backup import silent
 from bellbuoy.continuity.restore import Restore
 from bellbuoy.continuity.turn import LEASE_S
-from bellbuoy.errors import ConfigurationError, Gap
+from bellbuoy.errors import ConfigurationError, Conflict, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.model.transitions import cancel
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
-from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity, build_keeper
+from bellbuoy.service.continuity import OUT_OF_TURN_S, OWNER, Continuity, build_keeper
 from bellbuoy.service.destination import Directory
+from bellbuoy.service.restoring import restore_into
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -147,6 +149,40 @@ async def test_what_another_writes_without_a_record_is_in_a_new_full(process: Pr
     assert proven.checked is not None
     assert proven.checked.books.accepted == 8
     await careless.aclose()
+
+
+async def test_an_archive_has_one_owner_whom_a_restore_keeps(process: Process, tmp_path: Path) -> None:
+    await process.accept("n")
+    await process.step()
+    (tmp_path / "new").mkdir()
+    other = Process(tmp_path / "new", "other", process.clock, url=f"file://{tmp_path / 'archive'}")
+    await other.accept("m")
+    assert await other.step() == ["backup_failed"]
+    for work in (lambda: other.loop.keeper.take("full"), other.loop.keeper.prune):
+        with pytest.raises(Conflict, match="another installation"):
+            await work()
+    assert await process.kinds() == ["full"]
+    restored = other.settings.data.dir / "restored"
+    await restore_into(
+        other.settings,
+        restored,
+        at=None,
+        backup=None,
+        force=False,
+        clock=process.clock,
+        telemetry=other.telemetry,
+        progress=silent,
+    )
+    control = SqliteControlStore(restored / "control.db", clock=process.clock)
+    kept, before = await control.read("backup", OWNER), await process.control.read("backup", OWNER)
+    assert kept is not None
+    assert before is not None
+    assert kept.data == before.data
+    await control.aclose()
+    await other.loop.keeper.take("full", take_over=True)
+    with pytest.raises(Conflict):
+        await process.loop.keeper.take("full")
+    await other.aclose()
 
 
 async def test_flags_are_restored_to_the_second_too(process: Process, tmp_path: Path) -> None:

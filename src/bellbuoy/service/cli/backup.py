@@ -29,9 +29,16 @@ TURN_S_MAX = 60.0
 
 
 @backup_app.command("full")
-def backup_full(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
+def backup_full(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Have the archive although another installation wrote it.")
+    ] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
     """Copy everything. The service may run meanwhile."""
-    _take("full", config, data_dir, as_json)
+    _take("full", config, data_dir, as_json, take_over=take_over)
 
 
 @backup_app.command("incremental")
@@ -240,11 +247,11 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
         output.out.print("serve it with that database in [ledger] url, and with an empty broker and an empty Redis")
 
 
-def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool) -> None:
+def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool, *, take_over: bool = False) -> None:
     async def take() -> Any:
         async with _keeper(config, data_dir) as keeper:
             with _progress(as_json) as progress:
-                return await _at_work(keeper, lambda: keeper.take(kind, progress))
+                return await _at_work(keeper, lambda: keeper.take(kind, progress, take_over=take_over))
 
     taken = _run(take)
     if taken is None:
