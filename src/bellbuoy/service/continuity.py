@@ -288,6 +288,7 @@ class Continuity:
         self._began_at = clock.time()
         self._listed: tuple[float, Listed] | None = None
         self._turns = 0
+        self._refused: str | None = None  # Why the archive is not ours.
         self._ours = False  # That it still is, is looked at with each backup.
         self._patient_until = 0.0
         self._shipped = 0  # Batches of the send journal, so that their names differ.
@@ -305,11 +306,13 @@ class Continuity:
 
     async def step(self) -> None:
         """One turn. Never raises: what fails now is told of and tried at the next."""
-        mine = False
+        mine, self._refused = False, None
         for what, work in (("sends", self._ship_sends), ("backup", self._take_turn)):
             try:
                 mine = bool(await work())
             except Exception as error:  # A defect too: without this loop nothing is backed up any more.
+                if isinstance(error, Conflict):
+                    self._refused, self._ours = str(error), False
                 self._listed = None
                 mine = True
                 self._telemetry.event("backup_failed", what=what, code=code_of(error), why=repr(error))
@@ -399,7 +402,9 @@ class Continuity:
         last = await self.keeper.last_verified()
         age_s = now - (last.at if last is not None else self._began_at)
         self._telemetry.backup_verified.set(max(0.0, age_s))
-        if age_s > self._settings.stale_s:
+        if self._refused is not None:  # No time mends that.
+            self._telemetry.raise_issue(Issue(STALE, "backup", f"no backup is taken: {self._refused}", now))
+        elif age_s > self._settings.stale_s:
             which = f"the last was {last.backup}" if last is not None else "there was none yet"
             detail = f"no backup was restored and found sound for {age_s:.0f} s; {which}"
             self._telemetry.raise_issue(Issue(STALE, "backup", detail, now))

@@ -157,7 +157,8 @@ async def test_an_archive_has_one_owner_whom_a_restore_keeps(process: Process, t
     (tmp_path / "new").mkdir()
     other = Process(tmp_path / "new", "other", process.clock, url=f"file://{tmp_path / 'archive'}")
     await other.accept("m")
-    assert await other.step() == ["backup_failed"]
+    assert await other.step() == ["backup_failed", "issue_raised"]
+    assert "another installation" in other.telemetry.issues["backup_stale", "backup"].detail
     for work in (lambda: other.loop.keeper.take("full"), other.loop.keeper.prune):
         with pytest.raises(Conflict, match="another installation"):
             await work()
