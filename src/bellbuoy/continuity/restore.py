@@ -13,7 +13,7 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress, decode_changes, decode_sends, silent
 from bellbuoy.continuity.manifest import LOG, SENDS, Covered, Manifest, Part, sends_at, shipped_of
-from bellbuoy.continuity.vault import Vault
+from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.errors import BellbuoyError, Damaged, Full, NotFound
 from bellbuoy.ports.archive import Change, Place
 from bellbuoy.ports.sends import Sent
@@ -109,7 +109,7 @@ class Restore:
             Unavailable: no target answers.
         """
         listed = await self._vault.backups()
-        full = _full(listed.backups, at, backup)
+        full = _full(listed, at, backup)
         copies = [(one, one.timeline and backup is None) for one in full.sources]
         ways = [await self._way(one, listed.backups) if more else Way(one, [], one.at) for one, more in copies]
         way = next((one for one in ways if one.copy.source == main), None)
@@ -236,14 +236,19 @@ class Restore:
         return count
 
 
-def _full(backups: Sequence[Manifest], at: float | None, backup: str | None) -> Manifest:
+def _full(listed: Listed, at: float | None, backup: str | None) -> Manifest:
     """The newest full backup from before a second, or the one that was named."""
-    fulls = [one for one in backups if one.kind == "full"]
+    fulls = [one for one in listed.backups if one.kind == "full"]
     if backup is not None:
         found = [one for one in fulls if one.id == backup]
         if not found:
             raise NotFound(f"there is no full backup {backup}", hint="bellbuoy backup list")
         return found[0]
+    if not fulls and listed.damaged:
+        raise Damaged(
+            f"no full backup in the archive can be read: {next(iter(listed.damaged.values()))}",
+            hint="bellbuoy backup list names all that cannot be read; [backup] key_file needs the key that is named",
+        )
     if not fulls:
         raise NotFound(
             "there is no full backup in the archive", hint="check [backup] url and second_url; bellbuoy backup list"

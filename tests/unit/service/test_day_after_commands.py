@@ -11,7 +11,7 @@ import pytest
 
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import SystemClock
-from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, NotFound
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
@@ -59,6 +59,24 @@ def test_an_empty_archive_is_said_to_be_empty(archive: Path, tmp_path: Path) -> 
     with pytest.raises(NotFound, match="no full backup in the archive") as raised:
         backup_restore(to=tmp_path / "to", data_dir=tmp_path / "data")
     assert "[backup] url" in str(raised.value.hint)
+
+
+def test_an_archive_without_its_key_is_not_said_to_be_empty(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    monkeypatch.setenv("BELLBUOY_BACKUP__KEY_FILE", str(keys))
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    for name in ("old", "new"):
+        keys.touch(mode=0o600)
+        keys.write_text(new_key(name))
+        if name == "old":
+            backup_full(data_dir=data)
+    with pytest.raises(Damaged, match="sealed with the key old") as raised:
+        backup_restore(to=tmp_path / "to", data_dir=data)
+    assert "key_file" in str(raised.value.hint)
 
 
 def test_an_archive_is_proven_pruned_and_restored_without_a_ledger(
