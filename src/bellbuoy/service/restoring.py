@@ -23,8 +23,8 @@ from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service import archive
-from bellbuoy.service.continuity import OWNER
 from bellbuoy.service.destination import Destination, Directory, SharedDatabase
+from bellbuoy.service.keeper import OWNER
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 

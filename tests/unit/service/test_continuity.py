@@ -23,8 +23,9 @@ from bellbuoy.model.operation import ApiKey
 from bellbuoy.model.transitions import cancel
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
-from bellbuoy.service.continuity import OUT_OF_TURN_S, OWNER, Continuity, build_keeper
+from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity
 from bellbuoy.service.destination import Directory
+from bellbuoy.service.keeper import OWNER, build_keeper
 from bellbuoy.service.restoring import restore_into
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry

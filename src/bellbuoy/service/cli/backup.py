@@ -280,7 +280,7 @@ def _seconds(taken: Any) -> float:
 async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = False) -> AsyncIterator[Any]:
     """What takes backups; with `alone` also where there is no ledger, which is then said."""
     from bellbuoy.service import archive
-    from bellbuoy.service.continuity import build_keeper
+    from bellbuoy.service.keeper import build_keeper
 
     settings = settings_of(config, data_dir)
     clock, telemetry = SystemClock(), _telemetry()
