@@ -151,7 +151,7 @@ def test_all_are_replaced_one_by_one_and_no_request_is_refused(server: Server) -
         wait_for(lambda: told(server, "processes_replaced"), within_s=60)
         wait_for(lambda: not any(alive(pid) for pid in before), within_s=60)
     assert (sending.refused, sending.broken) == ([], 0)
-    assert len(nodes(server)) == COUNT
+    wait_for(lambda: has(server, COUNT))
     assert not nodes(server) & before
     everything_is_delivered(server, sending.ids)
 

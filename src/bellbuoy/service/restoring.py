@@ -30,6 +30,8 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 
 _TIMELINE = "timeline"
 
+LEASES_MAX = 1_000
+
 
 class Report(Struct, frozen=True):
     """What was restored.
@@ -178,7 +180,12 @@ async def _sent(
 
 
 async def _sign(control: ControlStore, began: Began, owner: str | None) -> None:
-    """Write down in what the machine remembers that a new timeline begins here, and that the archive is its own."""
+    """Write down in what the machine remembers that a new timeline begins here, and that the archive is its own.
+
+    Whoever had a lease when it was copied has none here, and would be waited for.
+    """
+    for lease in await control.page("lease", limit=LEASES_MAX):
+        await control.delete("lease", lease.id, version=lease.version)
     documents = {_TIMELINE: msgspec.json.encode(began)} | ({} if owner is None else {OWNER: owner.encode()})
     for name, data in documents.items():
         kept = await control.read("backup", name)

@@ -176,6 +176,7 @@ async def test_an_archive_has_one_owner_whom_a_restore_keeps(process: Process, t
         progress=silent,
     )
     control = SqliteControlStore(restored / "control.db", clock=process.clock)
+    assert not await control.page("lease", limit=10)
     kept, before = await control.read("backup", OWNER), await process.control.read("backup", OWNER)
     assert kept is not None
     assert before is not None
