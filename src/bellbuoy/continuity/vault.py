@@ -24,7 +24,7 @@ from bellbuoy.continuity.manifest import (
     manifest_name,
     tip_name,
 )
-from bellbuoy.errors import BellbuoyError, ConfigurationError, Damaged, NotFound, StoreError, Unavailable, code_of
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Damaged, Full, NotFound, StoreError, Unavailable, code_of
 from bellbuoy.ports.archive import ObjectStore, Sealer, Stored
 from bellbuoy.ports.operations import Telemetry
 
@@ -143,16 +143,23 @@ class Vault:
         if not there:
             raise Unavailable("no target of the backups answers", retry_after_s=10.0)
         copied = 0
-        everything = set[str]().union(*there.values())
+        everything, full = set[str]().union(*there.values()), set[str]()
         for name, mine in there.items():
             missing = [one for one in everything - mine if not is_tip(one)]
             for one in sorted(missing, key=lambda one: (is_manifest(one), one)):
                 source = next(self.targets[other] for other, names in there.items() if one in names)
-                await self.targets[name].put(one, await source.get(one))
+                data = await source.get(one)
+                try:
+                    await self.targets[name].put(one, data)
+                except Full as error:  # The others go on.
+                    self._missed(name, error)
+                    full.add(name)
+                    break
                 copied += 1
-        await self._heal_tips({name: self.targets[name] for name in there})
-        self.behind -= there.keys()
-        self._away -= there.keys()
+        healed = there.keys() - full
+        await self._heal_tips({name: self.targets[name] for name in healed})
+        self.behind -= healed
+        self._away -= healed
         if copied:
             self._telemetry.event("backup_target_healed", objects=copied)
         return copied
@@ -162,11 +169,20 @@ class Vault:
         names = {one.name for store in targets.values() for one in await store.list("log/") if is_tip(one.name)}
         for name in names:
             sealed = {target: await _if_there(store, name) for target, store in targets.items()}
-            known = [one for one in sealed.values() if one is not None]
-            furthest = max(known, key=lambda one: decode_tip(self.sealer.open(name, one)).until)
+            # One that cannot be read is written over with that of another target.
+            known = {one: tip.until for one in sealed.values() if one and (tip := self._tip_in(name, one)) is not None}
+            if not known:
+                continue
+            furthest = max(known, key=lambda one: known[one])
             for target, one in sealed.items():
                 if one != furthest:
                     await targets[target].put(name, furthest)
+
+    def _tip_in(self, name: str, sealed: bytes) -> Tip | None:
+        try:
+            return decode_tip(self.sealer.open(name, sealed))
+        except (Damaged, ConfigurationError, msgspec.DecodeError):
+            return None
 
     # Reading.
 

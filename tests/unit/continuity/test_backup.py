@@ -405,3 +405,62 @@ async def test_what_one_target_has_damaged_the_other_gives(tmp_path: Path) -> No
     with pytest.raises(Damaged):
         await yard.restore(None, "again")
     await yard.ledger.aclose()
+
+
+async def test_a_target_without_room_stops_nothing_and_heals(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, second=True)
+
+    class NoRoom(Objects):
+        async def put(self, name: str, data: bytes) -> None:
+            raise Full("no room")
+
+    whole = yard.targets["two"]
+    yard.targets["two"] = NoRoom(f"file://{yard.root / 'two'}")
+    await yard.write(2)
+    await yard.vault.heal()
+    await yard.backup.full()
+    for _ in range(2):
+        await yard.write(2)
+        yard.vault.suspect()
+        await yard.vault.heal()
+        assert await yard.backup.ship()
+    assert await yard.restore(None)
+    assert yard.vault.behind == {"two"}
+    yard.targets["two"] = whole
+    assert await yard.vault.heal() > 0
+    assert yard.vault.behind == set()
+    await yard.ledger.aclose()
+
+
+async def test_a_tip_that_is_damaged_in_one_target_is_mended_from_the_other(tmp_path: Path) -> None:
+    yard = Yard(tmp_path, second=True)
+    await yard.write(2)
+    await yard.backup.full()
+    await yard.backup.ship()
+    (tip,) = (yard.root / "one").rglob("tip")
+    whole = tip.read_bytes()
+    tip.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    yard.vault.suspect()
+    await yard.vault.heal()
+    assert tip.read_bytes() == whole
+    await yard.ledger.aclose()
+
+
+async def test_what_is_replaced_is_there_until_the_new_one_is(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    await yard.write(3)
+    await yard.backup.full()
+    await yard.restore(None)
+    path = yard.root / "restored" / "bellbuoy.db"
+    before = rows(path)
+    restore = Restore(yard.vault, scratch=yard.root / "scratch-2", clock=yard.clock)
+    place = SqlitePlace("ledger", path, replace=True)
+    await restore.run(await restore.plan(None), [place])
+
+    def killed(*_: Any) -> Path:
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(RuntimeError):
+            await place.finish("again")
+    assert rows(path) == before

@@ -124,6 +124,12 @@ def test_a_small_disk_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "--small-disk" in str(raised.value.hint)
 
 
+def test_a_disk_that_is_not_small_is_not_filled(tmp_path: Path) -> None:
+    with pytest.raises(BellbuoyError, match="would be filled"):
+        drill_run(["disk_full"], small_disk=tmp_path, data_dir=tmp_path)
+    assert not list(tmp_path.rglob("ballast"))
+
+
 def test_a_public_key_that_is_none_accuses_nobody(tmp_path: Path) -> None:
     for public in ("zzz", "ab", ""):
         with pytest.raises(ConfigurationError, match="public key"):

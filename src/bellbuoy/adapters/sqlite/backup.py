@@ -166,7 +166,12 @@ class SqlitePlace:
                     log.begin_timeline(connection, timeline)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         sync(self.path)
-        _remove(self._final)
+        # What stands in a log beside the old file must not be taken for the new one's, nor be missing if we end here.
+        with contextlib.suppress(apsw.Error):
+            if self._final.exists():
+                with contextlib.closing(_opened(self._final)) as old:
+                    old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        _remove(self._final, *_BESIDE)
         self.path.rename(self._final)
         sync(self._final.parent)
 
@@ -218,6 +223,9 @@ def _has(connection: Connection, table: str) -> bool:
     return connection.execute(sql, (table,)).fetchone() is not None
 
 
-def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
+_BESIDE = ("-wal", "-shm", "-journal")
+
+
+def _remove(path: Path, *suffixes: str) -> None:
+    for suffix in suffixes or ("", *_BESIDE):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -65,8 +65,8 @@ def disk_full(scene: Scene) -> Iterator[None]:
     """The file system of the data directory is full to the last page."""
     node = scene.stack.front
     ballast = node.data_dir.parent / "ballast"
-    fill(ballast)
     try:
+        fill(ballast)
         answer = scene.wait_for(partial(_refusal, node), "something is refused", 8.0)
         scene.felt(f"refused with {answer.status}")
         waits = int(answer.headers.get("retry-after", "0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -50,6 +51,10 @@ class CannotRun(ConfigurationError):
     """This machine has not what a drill needs; the hint says what to do."""
 
     code = "drill_cannot_run"
+
+
+SMALL_BYTES_MAX = 64 * 1024 * 1024
+"""Of a disk that a drill may fill."""
 
 
 @dataclass
@@ -249,6 +254,12 @@ class SmallDiskStack(Stack):
             self.disk = self._mounted = _mount(self.folder / "disk")
         if not self.disk.is_dir():
             raise CannotRun(f"there is no directory {self.disk}", hint="make it, or give --small-disk another")
+        size = shutil.disk_usage(self.disk).total
+        if size > SMALL_BYTES_MAX:
+            raise CannotRun(
+                f"the disk of {self.disk} has {size // 2**20} MiB, and all of it would be filled",
+                hint=f"give --small-disk a directory on a file system of at most {SMALL_BYTES_MAX // 2**20} MiB",
+            )
         self.add("serve", str(self.disk / "data"), "serve", accepts=True)
 
     def close(self) -> None:
