@@ -23,7 +23,7 @@ from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service import archive
-from bellbuoy.service.destination import Destination, Directory, SharedDatabase
+from bellbuoy.service.destination import Destination, Directory, SharedDatabase, name_of
 from bellbuoy.service.keeper import OWNER
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -106,7 +106,8 @@ async def restore_into(
         async with destination.opened() as (ledger, control):
             await destination.take_in(ledger)
             reconciled, checked = await _reconciled(settings, ledger, sent, plan.reached, clock)
-            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at), await vault.owner())
+            owner = await vault.owner() if _in_place(settings, to, database) else None
+            await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at), owner)
         # The ledger last: a directory without one is as good as empty.
         for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
             await place.finish(timeline)
@@ -125,6 +126,13 @@ def _keep_apart(settings: Settings, to: Path) -> None:
     for target in archive.folders(settings):
         if to.resolve().is_relative_to(target.resolve()):
             raise Conflict(f"{to} is where the backups are, in {target}", hint="restore --to another directory")
+
+
+def _in_place(settings: Settings, to: Path, database: str | None) -> bool:
+    """Whether it is restored to where the settings say that it is, and not beside it, perhaps only to look at it."""
+    if settings.ledger.embedded:
+        return to.resolve() == settings.data.dir.resolve()
+    return database is None or database == name_of(settings)
 
 
 def _held(settings: Settings, to: Path, *, force: bool) -> IO[str] | None:
@@ -180,13 +188,16 @@ async def _sent(
 
 
 async def _sign(control: ControlStore, began: Began, owner: str | None) -> None:
-    """Write down in what the machine remembers that a new timeline begins here, and that the archive is its own.
+    """Write down in what the machine remembers that a new timeline begins here, and whether the archive is its own.
 
     Whoever had a lease when it was copied has none here, and would be waited for.
     """
     for lease in await control.page("lease", limit=LEASES_MAX):
         await control.delete("lease", lease.id, version=lease.version)
-    documents = {_TIMELINE: msgspec.json.encode(began)} | ({} if owner is None else {OWNER: owner.encode()})
+    documents = {_TIMELINE: msgspec.json.encode(began), OWNER: None if owner is None else owner.encode()}
     for name, data in documents.items():
         kept = await control.read("backup", name)
-        await control.write("backup", name, data, version=kept.version if kept else 0)
+        if data is not None:
+            await control.write("backup", name, data, version=kept.version if kept else 0)
+        elif kept is not None:
+            await control.delete("backup", name, version=kept.version)

@@ -164,24 +164,25 @@ async def test_an_archive_has_one_owner_whom_a_restore_keeps(process: Process, t
         with pytest.raises(Conflict, match="another installation"):
             await work()
     assert await process.kinds() == ["full"]
-    restored = other.settings.data.dir / "restored"
-    await restore_into(
-        other.settings,
-        restored,
-        at=None,
-        backup=None,
-        force=False,
-        clock=process.clock,
-        telemetry=other.telemetry,
-        progress=silent,
-    )
-    control = SqliteControlStore(restored / "control.db", clock=process.clock)
-    assert not await control.page("lease", limit=10)
-    kept, before = await control.read("backup", OWNER), await process.control.read("backup", OWNER)
-    assert kept is not None
+    before = await process.control.read("backup", OWNER)
     assert before is not None
-    assert kept.data == before.data
-    await control.aclose()
+    configured = settings(tmp_path / "place", url=f"file://{tmp_path / 'archive'}")
+    for restored, expected in ((tmp_path / "beside", None), (configured.data.dir, before.data)):
+        await restore_into(
+            configured,
+            restored,
+            at=None,
+            backup=None,
+            force=False,
+            clock=process.clock,
+            telemetry=other.telemetry,
+            progress=silent,
+        )
+        control = SqliteControlStore(restored / "control.db", clock=process.clock)
+        assert not await control.page("lease", limit=10)
+        kept = await control.read("backup", OWNER)
+        assert (kept.data if kept is not None else None) == expected
+        await control.aclose()
     await other.loop.keeper.take("full", take_over=True)
     with pytest.raises(Conflict):
         await process.loop.keeper.take("full")
