@@ -11,11 +11,13 @@ import pytest
 
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import SystemClock
+from bellbuoy.continuity.drill import DrillReport
 from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
 from bellbuoy.service.cli.drill import drill_run
+from bellbuoy.service.drills import session
 from tests.support.audit import written
 
 
@@ -116,6 +118,32 @@ def test_a_key_gets_no_id_that_a_key_file_may_not_have(name: str) -> None:
 def test_a_page_that_cannot_be_written_is_said_so_before_the_drill(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be written"):
         drill_run(["fcm_outage"], html=tmp_path / "none" / "page.html", data_dir=tmp_path, url="http://127.0.0.1:1")
+
+
+def test_what_a_drill_came_to_is_shown_although_its_record_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "drills").touch()
+    report = DrillReport(
+        drill="fcm_outage",
+        stack="alone",
+        hypothesis="h",
+        fault="f",
+        by="me",
+        started_at=1.0,
+        result="passed",
+        why="all holds",
+        checks=[],
+        counts={},
+        phases=[],
+        timeline=[],
+    )
+    monkeypatch.setattr(session, "run", lambda *_, done, **__: done(report) or True)
+    with pytest.raises(SystemExit, match="0"):
+        drill_run(["fcm_outage"], data_dir=tmp_path)
+    shown = capsys.readouterr()
+    assert "could not be kept" in shown.err
+    assert "all holds" in shown.out
 
 
 def test_a_small_disk_that_is_not_there_is_named(tmp_path: Path) -> None:

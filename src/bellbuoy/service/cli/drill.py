@@ -103,7 +103,12 @@ def drill_run(
     reports: list[DrillReport] = []
 
     def done(report: DrillReport) -> None:
-        records.add(report)
+        try:
+            records.add(report)
+        except OSError as error:  # What it came to is shown all the same.
+            output.complain(
+                f"the record of {report.drill} could not be kept: {error}", "make room in the data directory"
+            )
         reports.append(report)
         if not as_json:
             _show(report)
