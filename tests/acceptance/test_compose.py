@@ -110,6 +110,7 @@ def test_the_stores_are_set_up_to_keep_what_they_confirm(services: dict[str, Any
     assert services["mongodb"]["command"][:3] == ["mongod", "--replSet", "bellbuoy"]
     redis = services["redis"]["command"]
     assert redis[redis.index("--appendonly") + 1] == "yes"
+    assert redis[redis.index("--save") + 1] == "21600 1"
     assert services["rabbitmq"]["hostname"] == "rabbitmq"
 
 

@@ -81,6 +81,8 @@ async def test_the_definitions_are_those_that_are_declared(amqp_url: str, tmp_pa
 
 
 async def test_redis_comes_back_key_by_key(redis_server: RedisServer, tmp_path: Path) -> None:
+    assert RedisSource.often
+    assert not RabbitSource.often, "each look at a message is one of the few times that it is handed out"
     redis_server.lose_everything()
     clock = SystemClock()
     link = Link(redis_server.uri(), clock=clock, rng=Random(1))

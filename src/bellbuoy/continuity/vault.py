@@ -157,15 +157,16 @@ class Vault:
                     break
                 copied += 1
         healed = there.keys() - full
-        await self._heal_tips({name: self.targets[name] for name in healed})
+        healed -= await self._heal_tips({name: self.targets[name] for name in healed})
         self.behind -= healed
         self._away -= healed
         if copied:
             self._telemetry.event("backup_target_healed", objects=copied)
         return copied
 
-    async def _heal_tips(self, targets: Mapping[str, ObjectStore]) -> None:
-        """Give each of these targets the furthest tip of all."""
+    async def _heal_tips(self, targets: Mapping[str, ObjectStore]) -> set[str]:
+        """Give each of these targets the furthest tip of all; returns those that had no room for it."""
+        full: set[str] = set()
         names = {one.name for store in targets.values() for one in await store.list("log/") if is_tip(one.name)}
         for name in names:
             sealed = {target: await _if_there(store, name) for target, store in targets.items()}
@@ -175,8 +176,14 @@ class Vault:
                 continue
             furthest = max(known, key=lambda one: known[one])
             for target, one in sealed.items():
-                if one != furthest:
+                if one == furthest:
+                    continue
+                try:
                     await targets[target].put(name, furthest)
+                except Full as error:  # The others go on.
+                    self._missed(target, error)
+                    full.add(target)
+        return full
 
     def _tip_in(self, name: str, sealed: bytes) -> Tip | None:
         try:

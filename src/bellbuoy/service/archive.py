@@ -217,7 +217,7 @@ class Configuration(Unchanging):
     """The settings as a source, without what is secret. Implements `bellbuoy.ports.archive.Source`."""
 
     name = CONFIGURATION
-    guarantee = "the settings in effect at the full backup, with the secrets blotted out"
+    guarantee = "the settings in effect at the backup, with the secrets blotted out"
 
     def __init__(self, settings: Settings, *, clock: Clock) -> None:
         self._settings = settings

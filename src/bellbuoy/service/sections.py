@@ -19,8 +19,8 @@ from bellbuoy.continuity.catalogue import DRILLS
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400 * 30)]
 Wait = Annotated[float, Field(ge=0, le=86_400)]
-# Between attempts: any shorter would be no pause, any longer the end of trying.
-Pause = Annotated[float, Field(ge=0.1, le=86_400)]
+# Between attempts: any longer would be the end of trying. What is shorter than `retry` allows is lengthened there.
+Pause = Annotated[float, Field(ge=0.001, le=86_400)]
 Rate = Annotated[float | None, Field(ge=0.01, le=1_000_000)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -223,7 +223,7 @@ class Breaker(Section):
     recovery_timeout_s: Pause | None = None
     monitoring_window_s: Seconds | None = None
     success_threshold: Count | None = None
-    timeout_s: Annotated[float | None, Field(ge=0.1, le=3_600)] = None
+    timeout_s: Annotated[float | None, Field(ge=0.001, le=3_600)] = None
 
 
 class Breakers(Section):

@@ -415,10 +415,11 @@ async def test_a_target_without_room_stops_nothing_and_heals(tmp_path: Path) -> 
             raise Full("no room")
 
     whole = yard.targets["two"]
-    yard.targets["two"] = NoRoom(f"file://{yard.root / 'two'}")
     await yard.write(2)
     await yard.vault.heal()
     await yard.backup.full()
+    await yard.backup.ship()
+    yard.targets["two"] = NoRoom(f"file://{yard.root / 'two'}")
     for _ in range(2):
         await yard.write(2)
         yard.vault.suspect()

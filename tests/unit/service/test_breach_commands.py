@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -113,12 +114,12 @@ def test_the_scope_of_an_archive_goes_by_the_keys_that_are_given(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = (FileSigner(archive.parent / name).public for name in ("some.key", "other.key"))
-    asked = {"since": "2020-01-01T00:00:00Z", "archives": [archive], "data_dir": archive.parent}
-    evidence.scope(**asked, public=[ours, theirs.upper()], as_json=True)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"since": "2020-01-01T00:00:00Z", "archives": [archive], "data_dir": archive.parent}
+    evidence.scope(**asked, public=[ours, theirs.upper()], as_json=True)
     said = capsys.readouterr()
     assert (json.loads(said.out)["verified"], said.err) == (True, "")
     with pytest.raises(typer.Exit):
-        evidence.scope(**asked, public=[ours])  # type: ignore[arg-type]
+        evidence.scope(**asked, public=[ours])
     assert "not signed by" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -77,11 +78,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
 @pytest.mark.parametrize("key", sorted(known_keys()), ids=".".join)
 def test_every_number_has_a_least_and_a_most(key: tuple[str, ...]) -> None:
     for absurd in (-1e300, 1e300):
-        document: object = absurd
+        document: Any = absurd
         for part in reversed(key):
             document = {part: document}
         with pytest.raises(ValidationError):
-            Settings(**document)  # type: ignore[arg-type]
+            Settings(**document)
 
 
 def test_a_variable_that_names_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
