@@ -70,7 +70,16 @@ class Covered(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """A backup that is complete. `began_at` and `ended_at` are epoch seconds; `sends` are parts of the send journal."""
+    """A backup that is complete.
+
+    Args:
+        id, kind: its name, and what it is.
+        began_at, ended_at: epoch seconds, by a clock that may have been wrong.
+        sources: what it holds.
+        sends: parts of the send journal.
+        format: of this.
+        number: one more than that of any backup before it, so that no clock decides which is newest.
+    """
 
     id: str
     kind: Kind
@@ -79,6 +88,7 @@ class Manifest(Struct, frozen=True):
     sources: list[Covered]
     sends: list[Part] = field(default_factory=list)
     format: int = FORMAT
+    number: int = 0
 
     @property
     def parts(self) -> list[Part]:
@@ -208,6 +218,12 @@ def sends_at(name: str) -> float | None:
     folder, _, rest = name.partition("/")
     stamp = rest.partition("-")[0]
     return int(stamp) / 1000 if folder == SENDS and stamp.isdigit() else None
+
+
+def sends_place(name: str) -> tuple[str, int] | None:
+    """Who wrote an object of the send journal, and its place among theirs; None for any other."""
+    owner, _, number = name.partition("-")[2].rpartition("-")
+    return (owner, int(number)) if sends_at(name) is not None and owner and number.isdigit() else None
 
 
 def digest(chunks: Iterable[bytes]) -> str:

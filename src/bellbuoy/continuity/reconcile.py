@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -62,26 +62,29 @@ class Reconcile:
         self._ramp_s = ramp_s
         self._clock = clock
 
-    async def run(self, sent: AsyncIterator[Sequence[Sent]]) -> Reconciled:
-        """Take in what the send journal tells, in any order and as often as it does, then let the rest wait.
+    async def run(self, told: Mapping[str, Sequence[Sent]]) -> Reconciled:
+        """Take in what the send journal tells, then let the rest wait.
+
+        Args:
+            told: by notification; see `gather`. What the ledger knows already changes nothing.
 
         Raises:
             Full, Unavailable: the ledger could not be written; doing it again does it all.
         """
-        told = await _by_notification(sent)
+        rest = dict(told)
         counts = {"delivered": 0, "uncertain": 0, "expired": 0, "waiting": 0}
         leased = await self._lease_all()
         for at in range(0, len(leased), _BATCH):
             group = leased[at : at + _BATCH]
             # Together, so that they share the ledger's commits.
             ends = await asyncio.gather(
-                *(self._set_out(one, fence, told.pop(one, ()), at + n) for n, (one, fence) in enumerate(group))
+                *(self._set_out(one, fence, rest.pop(one, ()), at + n) for n, (one, fence) in enumerate(group))
             )
             for what in ends:
                 counts[what] += 1
         absent = 0
-        for notification_id, rest in told.items():
-            absent += not await self._was_over(notification_id, rest)
+        for notification_id, sent in rest.items():
+            absent += not await self._was_over(notification_id, sent)
         waiting = counts["waiting"] + counts["uncertain"]
         return Reconciled(counts["delivered"], counts["uncertain"], absent, counts["expired"], waiting)
 
@@ -119,7 +122,8 @@ class Reconcile:
         except NotFound:
             return False
         now, was = self._clock.time(), record.status
-        _take_in(record, told, now)
+        if not _take_in(record, told, now):
+            return True
         if record.status != was:
             record.replays += 1  # It was over, and only what was brought back is sent after that.
         await self._ledger.absorb([Account(record, b"", transitions.due_at(record))], now=now)
@@ -154,13 +158,14 @@ class Reconcile:
         return float((-0.1 * rate + ((0.1 * rate) ** 2 + 2 * slope * place) ** 0.5) / slope)
 
 
-async def _by_notification(sent: AsyncIterator[Sequence[Sent]]) -> dict[str, list[Sent]]:
+async def gather(sent: AsyncIterator[Sequence[Sent]]) -> dict[str, list[Sent]]:
+    """What is latest of each delivery, by notification, however often and in which order it is told."""
     found: dict[str, dict[str, Sent]] = {}
     async for group in sent:
         for one in group:
             known = found.setdefault(one.notification_id, {})
             before = known.get(one.delivery.id)
-            if before is None or one.at >= before.at:
+            if before is None or _later(one, before):
                 known[one.delivery.id] = one
     return {notification: list(known.values()) for notification, known in found.items()}
 
@@ -170,24 +175,43 @@ def _knows(delivery: Delivery) -> tuple[int, bool]:
     return delivery.tries, bool(delivery.attempts) and delivery.attempts[-1].outcome is not None
 
 
-def _take_in(record: Record, told: Sequence[Sent], now: float) -> None:
-    """Put deliveries into the record as they were at their last attempt. What comes next its worker decides."""
+def _later(one: Sent, other: Sent) -> bool:
+    """Whether one tells of a later moment of the same delivery than the other, also by a clock that was set back."""
+    mine, theirs = _knows(one.delivery), _knows(other.delivery)
+    if mine[0] == theirs[0]:
+        return (mine, one.at) >= (theirs, other.at)
+    if max(mine, theirs)[1]:
+        return mine > theirs
+    return one.at >= other.at  # An attempt that was begun may have been refused then, and does not count any more.
+
+
+def _take_in(record: Record, told: Sequence[Sent], now: float) -> bool:
+    """Put deliveries into the record as they were at their last attempt. What comes next its worker decides.
+
+    Returns:
+        False when the record knew it all: then what it says is as late or later, and stays.
+    """
     known = {delivery.id: at for at, delivery in enumerate(record.deliveries)}
+    news = False
     for one in sorted(told, key=lambda one: one.step):
         at = known.get(one.delivery.id)
+        if at is not None and _knows(one.delivery) <= _knows(record.deliveries[at]):
+            continue
+        news = True
         if at is None:
             record.deliveries.append(copy.deepcopy(one.delivery))
-        elif _knows(one.delivery) >= _knows(record.deliveries[at]):
+        else:
             record.deliveries[at] = copy.deepcopy(one.delivery)
         if one.chain is not None and (record.chain is None or one.step >= record.step):
             record.chain, record.step, record.step_at = one.chain, one.step, one.step_at
-    if told and any(delivery.status == "delivered" for delivery in record.deliveries):
+    if news and any(delivery.status == "delivered" for delivery in record.deliveries):
         if record.status != "delivered":
             record.status, record.code = "delivered", None
             record.note(now, "delivered", "before the ledger was restored to an earlier time, as the send journal says")
         for delivery in record.deliveries:
             if delivery.status in ("pending", "retrying"):
                 transitions.end(delivery, "cancelled")
+    return news
 
 
 def _under_way(record: Record) -> bool:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress, decode_changes, decode_sends, silent
-from bellbuoy.continuity.manifest import LOG, SENDS, Covered, Manifest, Part, sends_at, shipped_of
+from bellbuoy.continuity.manifest import LOG, SENDS, Covered, Manifest, Part, sends_at, sends_place, shipped_of
 from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.errors import BellbuoyError, Damaged, Full, NotFound
 from bellbuoy.ports.archive import Change, Place
@@ -95,13 +95,16 @@ class Restore:
         self._scratch = scratch
         self._clock = clock
 
-    async def plan(self, at: float | None, *, main: str = "ledger", backup: str | None = None) -> Plan:
+    async def plan(
+        self, at: float | None, *, main: str = "ledger", backup: str | None = None, accept_earlier: bool = False
+    ) -> Plan:
         """Find out what would be restored, and how far that leads.
 
         Args:
             at: the epoch second, None for the newest that there is.
             main: the source whose second counts.
             backup: the id of a full backup to restore as it is, without the changes after it; None for any.
+            accept_earlier: whether the others may reach less than the second asked for.
 
         Raises:
             NotFound: there is no full backup from before.
@@ -115,15 +118,14 @@ class Restore:
         way = next((one for one in ways if one.copy.source == main), None)
         if way is None:
             raise NotFound(f"the backup {full.id} holds no {main}")
-        newest = way.reached if way.gap is None else self._clock.time()
+        now = self._clock.time()
+        newest = way.reached if way.gap is None else max(now, way.reached + 2 * MISS_S_MAX)
         asked = newest if at is None or backup is not None else at
-        if asked - way.reached > MISS_S_MAX:
-            why = f"change {way.gap} is missing" if way.gap is not None else "no later change was shipped"
-            raise Missed(
-                f"{_utc(asked)} cannot be reached: {why}",
-                reachable=way.reached,
-                hint=f"the last second that can is --at {_utc(max(math.floor(way.reached), _first(full)))}",
-            )
+        needed = [way] if at is None or accept_earlier else [way, *(one for one in ways if one.copy.timeline)]
+        for one in needed:
+            # No changes are known of a time that has not come, whatever a clock that was ahead said of it.
+            if asked - (one.reached if at is None else min(one.reached, now)) > MISS_S_MAX:
+                raise _missed(one, full, asked, now, main)
         if backup is None:
             ways = [way if way.copy.timeline else _fresher(way, listed.backups, asked) for way in ways]
         return Plan(full, asked, min(asked, way.reached), ways)
@@ -154,14 +156,40 @@ class Restore:
         }
         return Restored(plan.full.id, plan.asked, plan.reached, changes, self._clock.monotonic() - began, earlier)
 
-    async def sent_since(self, at: float) -> AsyncIterator[list[Sent]]:
+    async def sent_since(self, at: float, *, without: Sequence[str] = ()) -> AsyncIterator[list[Sent]]:
         """What the send journal tells since an epoch second, an object at a time.
 
-        An object is named after the time at which it was written, which is after all that is in it.
+        An object is named after the time at which it was written, which is after all that is in it. Where a process's
+        clock was set back, all that it wrote since then is told.
+
+        Args:
+            at: epoch seconds.
+            without: objects that are left out.
+
+        Raises:
+            Damaged: an object cannot be read.
+            Unavailable: no target answers.
         """
-        for one in await self._vault.names(f"{SENDS}/"):
-            if (sends_at(one.name) or 0.0) >= at:
-                yield [sent for sent in decode_sends(await self._vault.get(one.name)) if sent.at >= at]
+        latest: dict[str, float] = {}
+        names = [one.name for one in await self._vault.names(f"{SENDS}/")]
+        for name in sorted(names, key=lambda name: sends_place(name) or ("", 0)):
+            stamp, place = sends_at(name), sends_place(name)
+            if stamp is None or place is None:
+                continue
+            latest[place[0]] = max(stamp, latest.get(place[0], 0.0))
+            if latest[place[0]] < at or name in without:
+                continue
+            since = at if stamp == latest[place[0]] else 0.0
+            yield [sent for sent in await self._sends(name) if sent.at >= since]
+
+    async def _sends(self, name: str) -> list[Sent]:
+        try:
+            return decode_sends(await self._vault.get(name))
+        except Damaged as error:
+            raise Damaged(
+                f"{error}: what was sent then is not known from it",
+                hint=f"restore with --without {name}, and what only it tells is sent again",
+            ) from None
 
     async def _way(self, copy: Covered, backups: Sequence[Manifest]) -> Way:
         stretches = [
@@ -222,14 +250,20 @@ class Restore:
                 ) from None
 
     async def _apply(self, way: Way, place: Place, asked: float, progress: Progress) -> int:
-        number, count = way.copy.upto, 0
+        number, count, reached = way.copy.upto, 0, way.copy.until
         objects = [one for stretch in way.stretches for one in stretch.objects]
         for at, (name, part) in enumerate(objects):
-            found = decode_changes(await self._vault.get(name, part))
+            try:
+                found = decode_changes(await self._vault.get(name, part))
+            except Damaged as error:
+                # From `reached` on nothing is known, so the second before is the last one.
+                hint = f"the last second before it is --at {_utc(reached)}"
+                raise Damaged(str(error), hint=hint) from None
             fresh: list[Change] = [one for one in found.changes if one.number > number and one.at <= asked]
             if fresh:
                 await place.apply(fresh)
                 number, count = fresh[-1].number, count + len(fresh)
+            reached = max(reached, found.until)
             progress(f"{way.copy.source} changes", at + 1, len(objects))
             if len(fresh) < sum(1 for one in found.changes if one.number > number):
                 break  # The rest is later than what was asked for.
@@ -258,6 +292,19 @@ def _full(listed: Listed, at: float | None, backup: str | None) -> Manifest:
         hint = f"the first second that can be reached is {_utc(_first(fulls[0]))}"
         raise NotFound("there is no full backup from before that second", hint=hint)
     return before[-1]
+
+
+def _missed(way: Way, full: Manifest, asked: float, now: float, main: str) -> Missed:
+    """Why a second cannot be reached, and which can."""
+    reachable = min(way.reached, now)
+    why = f"change {way.gap} is missing" if way.gap is not None else "no later change was shipped"
+    if asked - now > MISS_S_MAX:
+        why = "by the clock of this machine it has not come yet"
+    hint = f"the last second that can is --at {_utc(max(math.floor(reachable), _first(full)))}"
+    if way.copy.source != main:
+        why += f" of {way.copy.source}"
+        hint = f"--accept-earlier has {way.copy.source} as it was at its last second; {hint}"
+    return Missed(f"{_utc(asked)} cannot be reached: {why}", reachable=reachable, hint=hint)
 
 
 def _fresher(way: Way, backups: Sequence[Manifest], asked: float) -> Way:

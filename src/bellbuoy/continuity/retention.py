@@ -25,6 +25,8 @@ from bellbuoy.continuity.manifest import (
 DAY_S = 86_400.0
 UNFINISHED_S = DAY_S
 """For how long what no manifest names may be a backup that is still being written."""
+STEADY_S = 3600.0
+"""Backups of less than this apart are believed to be of the same moment of a clock."""
 
 
 class Keep(Struct, frozen=True):
@@ -60,6 +62,20 @@ def prune(backups: Sequence[Manifest], names: Iterable[str], keep: Keep, now: fl
     return Pruned([one.id for one in going], [name for name in manifests if name in there] + sorted(rest))
 
 
+def steady(backups: Sequence[Manifest], now: float) -> float:
+    """The time to count ages from where nobody looks: that of the backup before the last, when it is earlier than now.
+
+    A clock that is ahead for a moment in which a backup is taken then makes no other look old.
+
+    Args:
+        backups: all whose manifests can be read.
+        now: epoch seconds.
+    """
+    ends = sorted(one.ended_at for one in backups)
+    before = [at for at in ends if at < ends[-1] - STEADY_S]
+    return min(now, before[-1] if before else 0.0)
+
+
 def needed(incremental: Manifest, backups: Sequence[Manifest]) -> set[str]:
     """The ids of what an incremental needs to be of use: the full copy before it, and what lies between the two."""
     found: set[str] = set()
@@ -86,7 +102,7 @@ def _kept(backups: Sequence[Manifest], keep: Keep, now: float) -> set[str]:
     kept = {one.id for one in backups if one.ended_at >= now - days[one.kind] * DAY_S}
     fulls = [one for one in backups if one.kind == "full"]
     if fulls:
-        kept.add(max(fulls, key=lambda one: one.began_at).id)
+        kept.add(max(fulls, key=lambda one: (one.number, one.began_at)).id)
     for one in backups:
         if one.kind == "incremental" and one.id in kept:
             kept |= needed(one, backups)

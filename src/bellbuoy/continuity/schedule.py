@@ -15,17 +15,19 @@ def due(schedules: dict[Kind, Times], backups: Sequence[Manifest], now: float) -
 
     Of runs that were missed only the last is caught up, since a backup holds all that earlier ones would have held. A
     full one comes before an incremental that is due at the same time. One that is due for the first time begins at
-    once when it is full; an incremental follows a full one.
+    once when it is full; an incremental follows a full one. What was taken by a clock that was ahead of now counts for
+    nothing, or nothing would be due until that time has come.
 
     Args:
         schedules: when each kind is to be taken.
         backups: those that there are.
         now: epoch seconds.
     """
-    fulls = [one.began_at for one in backups if one.kind == "full"]
+    begun = [(one.began_at, one.kind) for one in backups if one.began_at <= now]
+    fulls = [at for at, kind in begun if kind == "full"]
     if not fulls or _passed(schedules["full"], max(fulls), now):
         return "full"
-    last = max(one.began_at for one in backups)
+    last = max(at for at, _ in begun)
     return "incremental" if _passed(schedules["incremental"], last, now) else None
 
 

@@ -274,7 +274,7 @@ class Vault:
                         found.append(decode(one.name, await self.get(one.name)))
                     except (Damaged, ConfigurationError) as error:
                         damaged[one.name] = str(error)
-        return Listed(sorted(found, key=lambda one: (one.began_at, one.id)), damaged)
+        return Listed(sorted(found, key=lambda one: (one.number, one.began_at, one.id)), damaged)
 
 
 async def _if_there(store: ObjectStore, name: str) -> bytes | None:

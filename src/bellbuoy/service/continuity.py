@@ -67,6 +67,7 @@ class Continuity:
         self._turns = 0
         self._refused: str | None = None  # Why the archive is not ours.
         self._ours = False  # That it still is, is looked at with each backup.
+        self._ours_until = 0.0  # When our sends are shipped, that is looked at again then.
         self._patient_until = 0.0
         self._shipped = 0  # Batches of the send journal, so that their names differ.
 
@@ -113,7 +114,11 @@ class Continuity:
         if self.sends is None:
             return
         journal = self.sends.journal
-        for batch in journal.batches():
+        batches = journal.batches()
+        if batches and self._clock.monotonic() >= self._ours_until:
+            await self.keeper.refuse_another()
+            self._ours_until = self._clock.monotonic() + LOOK_S
+        for batch in batches:
             self._shipped += 1
             name = sends_name(self._clock.time(), self._owner, self._shipped)
             await self.keeper.vault.put(name, encode_sends(await journal.read(batch)))
@@ -157,7 +162,7 @@ class Continuity:
             await self.keeper.backup.ship()
         if self._settings.verify:
             await self.keeper.prove()
-        await self.keeper.prune()
+        await self.keeper.prune(unattended=True)
         self.keeper.vault.suspect()
 
     async def _look(self) -> Listed:
@@ -177,7 +182,8 @@ class Continuity:
             lag_s = now - vault.complete_at.get(target, self._began_at)
             self._telemetry.backup_lag.labels(target).set(max(0.0, lag_s))
         last = await self.keeper.last_verified()
-        age_s = now - (last.at if last is not None else self._began_at)
+        # One of a time that is still to come was proven by a clock that was wrong then, and is of no known age.
+        age_s = now - (last.at if last is not None and last.at <= now else self._began_at)
         self._telemetry.backup_verified.set(max(0.0, age_s))
         if self._refused is not None:  # No time mends that.
             self._telemetry.raise_issue(Issue(STALE, "backup", f"no backup is taken: {self._refused}", now))

@@ -42,6 +42,10 @@ class Destination(Protocol):
         """Take everything away again, after a rehearsal."""
         ...
 
+    def tidy(self) -> None:
+        """Leave no file of this machine that was not handed over."""
+        ...
+
     async def aclose(self) -> None:
         """Close what is open."""
         ...
@@ -79,6 +83,11 @@ class Directory:
 
     async def discard(self) -> None:
         """Its directory goes with whoever made it."""
+
+    def tidy(self) -> None:
+        """See `Destination.tidy`."""
+        for place in (self._ledger, self._control):
+            place.discard()
 
     async def aclose(self) -> None:
         """It holds nothing open."""
@@ -133,6 +142,9 @@ class SharedDatabase:
     async def discard(self) -> None:
         """See `Destination.discard`."""
         await self._ledger.discard()
+
+    def tidy(self) -> None:
+        """There is none; what is in the database is told from a whole one by whoever restores into it again."""
 
     async def aclose(self) -> None:
         """See `Destination.aclose`."""

@@ -20,7 +20,7 @@ from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Backup, Progress, silent
 from bellbuoy.continuity.manifest import Kind, Manifest
 from bellbuoy.continuity.restore import Plan, Restore
-from bellbuoy.continuity.retention import Keep, Pruned, prune
+from bellbuoy.continuity.retention import Keep, Pruned, prune, steady
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
@@ -38,7 +38,10 @@ T = TypeVar("T")
 
 _VERIFIED, OWNER = "verified", "owner"
 
-WITHOUT_A_RECORD = "if this comes again, a process without [backup] in its settings writes to the same ledger"
+WITHOUT_A_RECORD = (
+    "if this comes again, fulls are deleted from the archive, or a process without [backup] in its settings writes to "
+    "the same ledger"
+)
 
 
 class LastVerified(Struct, frozen=True):
@@ -139,6 +142,23 @@ class Keeper:
         """
         if self._control is None:
             return
+        mine, theirs = await self._owners(take_over=take_over)
+        name = mine or uuid.uuid4().hex
+        if mine is None:
+            await self._control.write("backup", OWNER, name.encode(), version=0)
+        elif theirs is None:
+            self._telemetry.event("backup_archive_empty", targets=sorted(self.vault.targets))
+        if theirs != name:
+            await self.vault.put_owner(name)
+
+    async def refuse_another(self) -> None:
+        """Raise where the archive is known to be another installation's, and write nothing. Raises as `own`."""
+        if self._control is not None:
+            await self._owners()
+
+    async def _owners(self, *, take_over: bool = False) -> tuple[str | None, str | None]:
+        """Our name and that in the archive, None for none. Raises as `own`."""
+        assert self._control is not None
         kept = await self._control.read("backup", OWNER)
         mine, theirs = kept.data.decode() if kept is not None else None, await self.vault.owner()
         if theirs is not None and theirs != mine and not take_over:
@@ -146,11 +166,7 @@ class Keeper:
                 "the archive is another installation's, or that of a ledger before this one",
                 hint="restore from it, or give this one a [backup] url of its own; or bellbuoy backup full --take-over",
             )
-        name = mine or uuid.uuid4().hex
-        if mine is None:
-            await self._control.write("backup", OWNER, name.encode(), version=0)
-        if theirs != name:
-            await self.vault.put_owner(name)
+        return mine, theirs
 
     async def take(self, kind: Kind, progress: Progress = silent, *, take_over: bool = False) -> Manifest | None:
         """A full backup, or an incremental: None when there is nothing to gather. `take_over` as in `own`.
@@ -195,12 +211,21 @@ class Keeper:
             self._telemetry.event("backup_not_sound", backup=plan.full.id, bad=checked.different[:10])
         return found
 
-    async def prune(self, *, dry_run: bool = False) -> Pruned:
-        """Delete what is older than it is to be kept, manifests first. Raises as `own`, and Unavailable."""
+    async def prune(self, *, dry_run: bool = False, unattended: bool = False) -> Pruned:
+        """Delete what is older than it is to be kept, manifests first.
+
+        Args:
+            dry_run: only say what would go.
+            unattended: nobody looks, so the clock alone is not believed; see `steady`.
+
+        Raises:
+            As `own`, and Unavailable.
+        """
         await self.own()
         listed = await self.vault.backups()
         names = [one.name for one in await self.vault.names("")]
-        gone = prune(listed.backups, names, self._keep, self._clock.time())
+        now = self._clock.time()
+        gone = prune(listed.backups, names, self._keep, steady(listed.backups, now) if unattended else now)
         if not dry_run and gone.names:
             await self.vault.delete(gone.names)
             self._telemetry.event("backup_pruned", backups=gone.backups, objects=len(gone.names))

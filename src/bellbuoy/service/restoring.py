@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -14,10 +15,11 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress
-from bellbuoy.continuity.reconcile import Reconcile, Reconciled
+from bellbuoy.continuity.manifest import sends_at
+from bellbuoy.continuity.reconcile import Reconcile, Reconciled, gather
 from bellbuoy.continuity.restore import Restore, Restored
 from bellbuoy.continuity.verify import check_ledger
-from bellbuoy.errors import Conflict, Damaged
+from bellbuoy.errors import ConfigurationError, Conflict, Damaged
 from bellbuoy.ports.archive import Checked
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -31,6 +33,9 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 _TIMELINE = "timeline"
 
 LEASES_MAX = 1_000
+
+CLOCKS_APART_S = 300.0
+"""What was sent in so many seconds before the restored one is looked at as well: clocks of machines differ."""
 
 
 class Report(Struct, frozen=True):
@@ -72,6 +77,8 @@ async def restore_into(
     at: float | None,
     backup: str | None,
     force: bool,
+    accept_earlier: bool = False,
+    without: Sequence[str] = (),
     clock: Clock,
     telemetry: ServiceTelemetry,
     progress: Progress,
@@ -85,8 +92,11 @@ async def restore_into(
         at: the epoch second, None for the newest.
         backup: the id of a full backup to restore as it is, None for any.
         force: replace a ledger that is there.
+        accept_earlier: whether what is beside the ledger may reach less than the second asked for.
+        without: objects of the send journal to leave out.
 
     Raises:
+        ConfigurationError: something else is to be left out.
         Conflict: the directory is in use, not empty, or in the folder of a target.
         NotFound, Missed: the second cannot be reached; nothing was done.
         Damaged: an object is not what it was, or what was restored does not balance.
@@ -94,31 +104,48 @@ async def restore_into(
     """
     began_at, began = clock.time(), clock.monotonic()
     _keep_apart(settings, to)
+    _only_sends(without)
+    made = not to.exists()
     hold = _held(settings, to, force=force)
     destination = _destination(settings, to, database, force=force, clock=clock)
     try:
         vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
-        restore = Restore(vault, scratch=to / "scratch", clock=clock)
-        plan = await restore.plan(at, backup=backup)
+        scratch = to / "scratch"
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)  # Of one that was killed.
+        restore = Restore(vault, scratch=scratch, clock=clock)
+        plan = await restore.plan(at, backup=backup, accept_earlier=accept_earlier)
+        # Before all that takes long, since a person has to choose when some of it cannot be read.
+        since = min(plan.reached, began_at) - CLOCKS_APART_S
+        told = await gather(_sent(restore, archive.sends_of(settings), since, without, telemetry))
         restored = await restore.run(plan, destination.places, progress)
-        sent = _sent(restore, archive.sends_of(settings), plan.reached, telemetry)
         timeline = uuid.uuid4().hex
         async with destination.opened() as (ledger, control):
             await destination.take_in(ledger)
-            reconciled, checked = await _reconciled(settings, ledger, sent, plan.reached, clock)
+            reconciled, checked = await _reconciled(settings, ledger, told, plan.reached, clock)
             owner = await vault.owner() if _in_place(settings, to, database) else None
             await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at), owner)
         # The ledger last: a directory without one is as good as empty.
         for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
             await place.finish(timeline)
+        made = False
     finally:
         await destination.aclose()
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread((to / "scratch").rmdir)
+        await asyncio.to_thread(_tidy, to, made, destination)
         if hold is not None:
             hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
     return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+
+
+def _tidy(to: Path, made: bool, destination: Destination) -> None:
+    """Leave nothing that is not whole; nor the directory, when it was made for what came to nothing."""
+    destination.tidy()
+    with contextlib.suppress(OSError):
+        (to / "scratch").rmdir()
+    if made:
+        with contextlib.suppress(OSError):
+            (to / "bellbuoy.lock").unlink(missing_ok=True)
+            to.rmdir()
 
 
 def _keep_apart(settings: Settings, to: Path) -> None:
@@ -126,6 +153,15 @@ def _keep_apart(settings: Settings, to: Path) -> None:
     for target in archive.folders(settings):
         if to.resolve().is_relative_to(target.resolve()):
             raise Conflict(f"{to} is where the backups are, in {target}", hint="restore --to another directory")
+
+
+def _only_sends(without: Sequence[str]) -> None:
+    """Refuse to leave out what a ledger cannot be restored without."""
+    for name in without:
+        if sends_at(name) is None:
+            raise ConfigurationError(
+                f"{name} is no object of the send journal", hint="leave out names that begin with sends/, and no others"
+            )
 
 
 def _in_place(settings: Settings, to: Path, database: str | None) -> bool:
@@ -151,7 +187,7 @@ def _destination(settings: Settings, to: Path, database: str | None, *, force: b
 async def _reconciled(
     settings: Settings,
     ledger: Ledger,
-    sent: AsyncIterator[Sequence[Sent]],
+    told: Mapping[str, Sequence[Sent]],
     reached: float,
     clock: Clock,
 ) -> tuple[Reconciled, Checked]:
@@ -161,7 +197,7 @@ async def _reconciled(
         ramp_s=settings.delivery.release_ramp_s,
         clock=clock,
     )
-    reconciled = await reconcile.run(sent)
+    reconciled = await reconcile.run(told)
     checked = await check_ledger(ledger, None, reached=reached)
     if not checked.sound:
         raise Damaged(
@@ -172,17 +208,20 @@ async def _reconciled(
 
 
 async def _sent(
-    restore: Restore, local: Path, since: float, telemetry: ServiceTelemetry
+    restore: Restore, local: Path, since: float, without: Sequence[str], telemetry: ServiceTelemetry
 ) -> AsyncIterator[Sequence[Sent]]:
-    """What was sent since a second: what was shipped of the send journal, and what is still in its directory."""
-    async for group in restore.sent_since(since):
+    """What was sent since a second: what was shipped of the send journal, and all that is still in its directory.
+
+    What the ledger knows as well changes nothing, so more of it does no harm.
+    """
+    async for group in restore.sent_since(since, without=without):
         yield group
     if not local.exists():
         return
     there = archive.open_sends(local, telemetry=telemetry)
     try:
         for batch in there.journal.batches():
-            yield [sent for sent in await there.journal.read(batch) if sent.at >= since]
+            yield await there.journal.read(batch)
     finally:
         there.close()
 

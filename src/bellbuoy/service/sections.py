@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 from ipaddress import ip_address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -393,6 +393,17 @@ class Drills(Section):
 Days = Annotated[float, Field(gt=0, le=36_500)]
 
 
+def _overlap(one: str, one_endpoint: str | None, other: str, other_endpoint: str | None) -> bool:
+    """Whether two targets of backups are one place, or one lies in the other."""
+    places = [(urlsplit(url), endpoint) for url, endpoint in ((one, one_endpoint), (other, other_endpoint))]
+    if len({(parts.scheme, parts.netloc, endpoint) for parts, endpoint in places}) > 1:
+        return False
+    paths = [PurePosixPath(unquote(parts.path) or "/") for parts, _ in places]
+    if places[0][0].scheme == "file":
+        paths = [PurePosixPath(Path(path).resolve()) for path in paths]
+    return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
+
+
 class Backup(Section):
     # An empty URL is none, so that the environment can take one back.
     url: str | None = None
@@ -431,8 +442,8 @@ class Backup(Section):
     def _consistent(self) -> Backup:
         if self.second_url and not self.url:
             raise ValueError("second_url needs a url")
-        if self.second_url and (self.second_url, self.second_endpoint) == (self.url, self.endpoint):
-            raise ValueError("second_url must be another place than url")
+        if self.url and self.second_url and _overlap(self.url, self.endpoint, self.second_url, self.second_endpoint):
+            raise ValueError("second_url must be another place than url, and neither may lie in the other")
         return self
 
     @property

@@ -18,15 +18,17 @@ from bellbuoy.adapters.cipher import KeyRing
 from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.adapters.sqlite import SqliteLedger, SqlitePlace, SqliteSource
 from bellbuoy.clock import ManualClock
-from bellbuoy.continuity.backup import Backup
+from bellbuoy.continuity.backup import Backup, encode_sends
+from bellbuoy.continuity.manifest import sends_name
 from bellbuoy.continuity.restore import Missed, Restore, Restored
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
 from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
-from bellbuoy.model.delivery import Record
+from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.archive import Change, Snapshot, Unchanging
 from bellbuoy.ports.ledger import Offer
+from bellbuoy.ports.sends import Sent
 from tests.support.flow import RecordingTelemetry
 
 REQUEST = msgspec.convert({"recipient": {"user_id": "u"}, "content": {"title": "t"}}, Request)
@@ -270,6 +272,67 @@ async def test_writing_without_a_record_begins_a_new_timeline(yard: Yard) -> Non
     await yard.write(1)
     assert await yard.backup.ship()
     assert (await yard.restore(None))[1] == yard.history[-1][1]
+
+
+@pytest.mark.parametrize("full_meanwhile", [False, True])
+async def test_seconds_that_come_twice_are_told_apart(yard: Yard, full_meanwhile: bool) -> None:
+    await yard.write(2)
+    await yard.backup.full()
+    await yard.write(2)
+    assert await yard.backup.ship()
+    yard.clock.jump(601.0)
+    await yard.write(2)
+    assert await yard.backup.ship()
+    if full_meanwhile:
+        await yard.backup.full()
+        await yard.write(1)
+        assert await yard.backup.ship()
+    yard.clock.jump(-603.0)
+    await yard.write(1)
+    assert not await yard.backup.ship()  # It follows no full copy, so that one is taken.
+    await yard.backup.full()
+    await yard.write(8)
+    assert await yard.backup.ship()
+    for at, state in yard.history[-8:]:
+        assert (await yard.restore(at, f"at-{at}"))[1] == state
+    done, state = await yard.restore(None)
+    assert (state, done.reached) == (yard.history[-1][1], yard.clock.time())
+    assert (await yard.restore(yard.history[2][0], "before"))[1] == yard.history[2][1]
+    with pytest.raises(Missed, match="not come yet"):
+        await yard.restore(yard.clock.time() + 300, "ahead")
+
+
+async def test_a_clock_that_is_set_back_by_less_than_a_restore_may_miss_goes_on(yard: Yard) -> None:
+    await yard.write(2)
+    await yard.backup.full()
+    await yard.write(1)
+    yard.clock.jump(-1.9)  # A second passes before the next change.
+    await yard.write(2)
+    assert await yard.backup.ship()
+    assert (await yard.restore(None))[1] == yard.history[-1][1]
+
+
+async def test_what_a_process_sent_is_told_although_its_clock_was_set_back(yard: Yard) -> None:
+    def sent(name: str, at: float) -> Sent:
+        return Sent(at, name, None, 0, None, Delivery(f"d-{name}", 0, "sms", "sms", "+1"))
+
+    start = yard.clock.time()
+    written = [("w", 1, 10, "old"), ("w", 2, 650, "ahead"), ("w", 3, 30, "back"), ("v", 1, 40, "other")]
+    for owner, number, after_s, name in written:
+        at = start + after_s
+        await yard.vault.put(sends_name(at, owner, number), encode_sends([sent(name, at)]))
+    for foreign in ("sends/readme", "sends/000-x"):
+        await yard.targets["one"].put(foreign, b"put there by hand")
+    restore = Restore(yard.vault, scratch=yard.root / "scratch-2", clock=yard.clock)
+    found = [one.notification_id async for group in restore.sent_since(start + 600) for one in group]
+    assert sorted(found) == ["ahead", "back"]
+    damaged = sends_name(start + 650, "w", 2)
+    await yard.targets["one"].put(damaged, b"noise")
+    with pytest.raises(Damaged) as error:
+        _ = [group async for group in restore.sent_since(start + 600)]
+    assert f"--without {damaged}" in str(error.value.hint)
+    left = restore.sent_since(start + 600, without=[damaged])
+    assert [one.notification_id async for group in left for one in group] == ["back"]
 
 
 async def test_a_process_that_starts_anew_goes_on_where_the_other_was(yard: Yard) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import ManualClock
-from bellbuoy.continuity.reconcile import RESTORED, Reconcile, Reconciled
+from bellbuoy.continuity.reconcile import RESTORED, Reconcile, Reconciled, gather
 from bellbuoy.model import transitions
 from bellbuoy.model.delivery import Delivery, Receipt, Record
 from bellbuoy.model.notification import Request
@@ -53,7 +53,8 @@ class Restored:
             yield self.sent
             yield self.sent[::-1]
 
-        return await Reconcile(self.ledger, rate_per_s=rate_per_s, ramp_s=10.0, clock=self.clock).run(told())
+        reconcile = Reconcile(self.ledger, rate_per_s=rate_per_s, ramp_s=10.0, clock=self.clock)
+        return await reconcile.run(await gather(told()))
 
     async def due(self, at: float) -> list[str]:
         claims = await self.ledger.claim("w", now=at, lease_s=1e6, limit=10_000)
@@ -113,7 +114,7 @@ async def test_an_attempt_that_was_refused_counts_for_nothing(restored: Restored
     async def once() -> AsyncIterator[Sequence[Sent]]:
         yield restored.sent
 
-    done = await Reconcile(restored.ledger, rate_per_s=1.0, ramp_s=1.0, clock=restored.clock).run(once())
+    done = await Reconcile(restored.ledger, rate_per_s=1.0, ramp_s=1.0, clock=restored.clock).run(await gather(once()))
     assert done == Reconciled(waiting=1)
     assert (await restored.ledger.get("n")).deliveries[0].attempts == []
 
@@ -179,3 +180,39 @@ async def test_a_dead_letter_that_was_replayed_and_delivered_is_known_as_deliver
     assert await restored.run() == Reconciled()
     assert (await restored.ledger.get("n")).status == "delivered"
     assert await restored.ledger.dead_letter_count() == 0
+
+
+async def test_what_the_ledger_knows_already_is_told_in_vain(restored: Restored) -> None:
+    record = await restored.accept("n", routed=True)
+    delivery = record.deliveries[0]
+    transitions.start(delivery, restored.clock.time())
+    restored.note(record, delivery)
+    delivery.attempts[-1].outcome = "retryable"
+    transitions.retry(record, delivery, restored.clock.time(), 5.0, "x", held=None)
+    restored.note(record, delivery)
+    transitions.cancel_open(record, restored.clock.time())
+    claim = (await restored.ledger.claim("w", now=restored.clock.time(), lease_s=9, limit=1))[0]
+    await restored.ledger.save(record, claim.fence, now=restored.clock.time(), due_at=None, held=(), release=True)
+    before = await restored.ledger.get("n")
+    assert before.over
+    assert await restored.run() == Reconciled()
+    assert await restored.ledger.get("n") == before
+
+
+@pytest.mark.parametrize("back_s", [0.0, 600.0])
+async def test_the_later_attempt_counts_by_a_clock_that_was_set_back_too(restored: Restored, back_s: float) -> None:
+    record = await restored.accept("n", ttl_s=5_000, routed=True)
+    live = copy.deepcopy(record)
+    delivery = live.deliveries[0]
+    for last in (False, True):
+        transitions.start(delivery, restored.clock.time())
+        restored.note(live, delivery)
+        await restored.clock.advance(1)
+        if last:
+            restored.clock.jump(-back_s)
+            transitions.delivered(live, delivery, Receipt(201, "m"), restored.clock.time(), 5.0)
+        else:
+            delivery.attempts[-1].outcome = "retryable"
+            transitions.retry(live, delivery, restored.clock.time(), 5.0, "x", held=None)
+        restored.note(live, delivery)
+    assert await restored.run() == Reconciled(delivered=1)

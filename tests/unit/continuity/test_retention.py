@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bellbuoy.continuity.manifest import Covered, Kind, Manifest, Part, log_name, manifest_name, part_name, sends_name
-from bellbuoy.continuity.retention import DAY_S, Keep, needed, prune
+from bellbuoy.continuity.retention import DAY_S, STEADY_S, Keep, needed, prune, steady
 
 NOW = 1_800_000_000.0
 
@@ -120,3 +120,22 @@ def test_sends_are_kept_for_as_long_as_a_full_can_be_restored() -> None:
 
 def test_a_manifest_that_cannot_be_read_stays() -> None:
     assert prune([], [manifest_name("full", "20260101T000000Z-aaaaaa")], Keep(), NOW).names == []
+
+
+@given(events=EVENTS, keep=KEEPS, ahead_days=st.floats(1, 4000), more=st.floats(0, STEADY_S - 1))
+def test_a_clock_that_is_ahead_for_a_moment_deletes_nothing_that_would_have_stayed(
+    events: list[tuple[str, float]], keep: Keep, ahead_days: float, more: float
+) -> None:
+    backups, names, end = _archive(events)
+    wrong = end + ahead_days * DAY_S
+    taken = [_manifest("full", 1000, wrong, "x", 0, 1), _manifest("incremental", 1001, wrong + more, "x", 1, 2)]
+    names += [name for one in taken for name in (manifest_name(one.kind, one.id), *(part.name for part in one.parts))]
+    gone = prune([*backups, *taken], names, keep, steady([*backups, *taken], wrong + more + 1))
+    assert set(gone.backups) <= set(prune(backups, names, keep, end).backups)
+
+
+def test_ages_are_counted_up_to_the_backup_before_the_last() -> None:
+    backups = [_manifest("full", n, NOW + n * DAY_S, "x", 0, n) for n in range(4)]
+    assert steady(backups, NOW + 3.1 * DAY_S) == NOW + 2 * DAY_S
+    assert steady(backups, NOW + 1.5 * DAY_S) == NOW + 1.5 * DAY_S
+    assert steady(backups[:1], NOW) == steady([], NOW) == 0.0

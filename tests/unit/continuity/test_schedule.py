@@ -35,6 +35,10 @@ def taken(*given: tuple[Kind, str]) -> list[Manifest]:
         ([("full", "05-01T02:00")], "05-04T15:00", "full"),
         ([("full", "05-01T02:00"), ("full", "05-04T15:00")], "05-04T15:01", None),
         ([("full", "05-01T02:00"), ("full", "05-04T15:00")], "05-04T16:00", "incremental"),
+        # By a clock that was a month ahead for a moment.
+        ([("full", "05-01T02:00"), ("full", "06-01T02:00")], "05-01T03:59", None),
+        ([("full", "05-01T02:00"), ("full", "06-01T02:00")], "05-02T02:00", "full"),
+        ([("full", "06-01T02:00"), ("incremental", "06-01T04:00")], "05-01T02:00", "full"),
     ],
 )
 def test_what_is_due(backups: list[tuple[Kind, str]], now: str, expected: Kind | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -14,9 +15,9 @@ from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.adapters.sqlite.changes import Recording
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import silent
-from bellbuoy.continuity.restore import Restore
+from bellbuoy.continuity.restore import Missed, Restore
 from bellbuoy.continuity.turn import LEASE_S
-from bellbuoy.errors import ConfigurationError, Conflict, Gap
+from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import ApiKey
@@ -26,7 +27,7 @@ from bellbuoy.service import archive
 from bellbuoy.service.continuity import OUT_OF_TURN_S, Continuity
 from bellbuoy.service.destination import Directory
 from bellbuoy.service.keeper import OWNER, build_keeper
-from bellbuoy.service.restoring import restore_into
+from bellbuoy.service.restoring import Report, restore_into
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -189,6 +190,89 @@ async def test_an_archive_has_one_owner_whom_a_restore_keeps(process: Process, t
     await other.aclose()
 
 
+async def test_nobody_ships_sends_into_the_archive_of_another(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    (tmp_path / "new").mkdir()
+    other = Process(tmp_path / "new", "other", process.clock, url=f"file://{tmp_path / 'archive'}")
+    assert other.loop.journal is not None
+    await other.loop.journal.note(Record("n", "t", REQUEST, 1.0, 2.0), Delivery("d", 0, "push", "fcm", "e"), now=1.0)
+    await other.step()
+    await other.aclose()
+    assert await process.loop.keeper.vault.names("sends/") == []
+    assert list((tmp_path / "new" / "data" / "sends").glob("*/*"))
+
+
+async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    shutil.rmtree(tmp_path / "archive")
+    (tmp_path / "archive").mkdir()
+    again = Process(tmp_path, "again", process.clock)
+    await process.clock.advance(2 * LEASE_S)
+    told = await again.step()
+    assert told[0] == "backup_archive_empty"
+    assert await again.kinds() == ["full"]
+    assert "backup_archive_empty" not in await again.step()
+    await again.aclose()
+
+
+async def test_a_restore_that_comes_to_nothing_leaves_nothing(process: Process, tmp_path: Path) -> None:
+    await process.accept("n")
+    await process.step()
+    left = tmp_path / "there" / "scratch" / "tmpx"
+    left.mkdir(parents=True)
+    (left / "bellbuoy.db").touch()
+    later = process.clock.time() + HOUR_S
+
+    async def restore(to: str, at: float | None, **options: Any) -> Report:
+        return await restore_into(
+            process.settings,
+            tmp_path / to,
+            at=at,
+            backup=None,
+            force=False,
+            clock=process.clock,
+            telemetry=process.telemetry,
+            progress=silent,
+            **options,
+        )
+
+    with pytest.raises(Missed):
+        await restore("made", later)
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(ConfigurationError, match="no object of the send journal"):
+        await restore("made", None, without=["log/ledger/x/1-2"])
+    for part in (tmp_path / "archive" / "fulls").rglob("control.db.*"):
+        part.write_bytes(b"noise")
+    with pytest.raises(Damaged):
+        await restore("there", None)
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["bellbuoy.lock"]
+
+
+async def test_flags_short_of_the_second_asked_for_are_a_miss_unless_that_is_accepted(
+    process: Process, tmp_path: Path
+) -> None:
+    await process.step()
+    await process.clock.advance(10.0)
+    await process.accept("n")
+    await process.loop.keeper.backup.ship()
+    before = process.clock.time()
+    await process.clock.advance(10.0)
+    await process.accept("m")
+    backup = process.loop.keeper.backup
+    backup.sources = backup.sources[:1]  # As when it ends between the two.
+    await backup.ship()
+    restore = Restore(process.loop.keeper.vault, scratch=tmp_path / "scratch", clock=process.clock)
+    with pytest.raises(Missed, match="of control") as missed:
+        await restore.plan(process.clock.time())
+    assert missed.value.reachable == before
+    assert "--accept-earlier" in str(missed.value.hint)
+    for plan in (await restore.plan(None), await restore.plan(process.clock.time(), accept_earlier=True)):
+        assert {way.copy.source: way.reached for way in plan.ways if way.copy.timeline} == {
+            "ledger": process.clock.time(),
+            "control": before,
+        }
+
+
 async def test_flags_are_restored_to_the_second_too(process: Process, tmp_path: Path) -> None:
     await process.accept("n")
     await process.control.write("flag", "f", b"at first", version=0)
@@ -267,6 +351,18 @@ async def test_a_human_is_told_when_nothing_was_proven_for_long(process: Process
     assert "backup_failed" in await process.step()
     assert ("backup_stale", "backup") in process.telemetry.issues
     assert b"bellbuoy_backup_last_verified_seconds 133" in process.telemetry.exposition()
+
+
+async def test_what_a_clock_that_was_ahead_proved_counts_for_nothing(process: Process) -> None:
+    process.clock.jump(1_000 * HOUR_S)
+    await process.step()
+    process.clock.jump(-1_000 * HOUR_S)
+    process.loop.keeper.backup.vault.targets = {}
+    await process.step()
+    assert ("backup_stale", "backup") not in process.telemetry.issues
+    await process.clock.advance(37 * HOUR_S)
+    await process.step()
+    assert ("backup_stale", "backup") in process.telemetry.issues
 
 
 async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> None:

@@ -162,3 +162,28 @@ def test_alerts_are_off_unless_they_are_set_and_their_secrets_are_not_shown(tmp_
     empty = '[alerts.slack]\nwebhook_url = ""\n[alerts.jira]\nbase_url = ""'
     off = load(written(tmp_path / "y.toml", empty)).alerts
     assert (off.slack.webhook_url, off.jira.base_url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("url", "second", "apart"),
+    [
+        ("file:///b/one", "file:///b/two", True),
+        ("file:///b/one", "file:///b/one-more", True),
+        ("file:///b", "s3://b", True),
+        ("s3://one/b", "s3://two/b", True),
+        ("s3://one/b", "s3://one/c", True),
+        ("file:///b", "file:///b/", False),
+        ("file:///b", "file:///b/two", False),
+        ("file:///b/one", "file:///b", False),
+        ("file:///b/one/../two", "file:///b/two", False),
+        ("s3://one", "s3://one/b", False),
+        ("s3://one/b/c", "s3://one/b", False),
+    ],
+)
+def test_of_two_targets_neither_lies_in_the_other(tmp_path: Path, url: str, second: str, apart: bool) -> None:
+    config = written(tmp_path / "x.toml", f'[backup]\nurl = "{url}"\nsecond_url = "{second}"\n')
+    if apart:
+        assert len(load(config).backup.targets) == 2
+    else:
+        with pytest.raises(ConfigurationError, match="neither may lie in the other"):
+            load(config)

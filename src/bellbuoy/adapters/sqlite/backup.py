@@ -175,6 +175,10 @@ class SqlitePlace:
         self.path.rename(self._final)
         sync(self._final.parent)
 
+    def discard(self) -> None:
+        """Take away what was begun and not handed over."""
+        _remove(self.path)
+
 
 def _no_room(path: Path) -> Full:
     return Full(

@@ -24,6 +24,9 @@ CREATE TABLE IF NOT EXISTS changes(number INTEGER PRIMARY KEY, at REAL NOT NULL,
 CREATE TABLE IF NOT EXISTS timeline(one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
 """
 
+SET_BACK_S_MAX = 1.0
+"""A clock that is set back by more than this ends the row of changes; less than that a restore may miss anyway."""
+
 KEPT_BYTES_MAX = 1024 * 1024 * 1024
 """Of changes that no target has taken yet; beyond that they are given up for a new full copy, to spare the disk."""
 
@@ -60,11 +63,15 @@ class Recording:
         """Put it into the transaction; one that changed nothing leaves none."""
         if self._session.is_empty:
             return
-        # Never earlier than the change before it, whatever the clock does: the order of times is that of numbers.
+        last = self._connection.execute("SELECT at FROM changes ORDER BY number DESC LIMIT 1").fetchone()
+        now, before = self._clock.time(), last[0] if last else 0.0
+        if before - now > SET_BACK_S_MAX:
+            # Seconds come a second time, and one row of changes cannot tell which of the two is meant.
+            end_timeline(self._connection)
+            before = now
+        # Never earlier than the change before it: the order of times is that of numbers.
         self._connection.execute(
-            "INSERT INTO changes(at, data) VALUES (max(?1, coalesce((SELECT at FROM changes ORDER BY number DESC "
-            "LIMIT 1), 0)), ?2)",
-            (self._clock.time(), self._session.patchset()),
+            "INSERT INTO changes(at, data) VALUES (?, ?)", (max(now, before), self._session.patchset())
         )
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -61,7 +62,7 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
             "kind": one.kind,
             "at": _utc(one.began_at),
             "bytes": one.size,
-            "reaches": _utc(main.until if (main := one.of("ledger")) is not None else one.ended_at),
+            "reaches": _reaches(one),
             "sources": [{"name": s.source, "guarantee": s.guarantee} for s in one.sources],
         }
         for one in listed.backups
@@ -71,6 +72,10 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
     else:
         rows = [(i["id"], i["kind"], i["bytes"], i["reaches"]) for i in items]
         output.table(None, ("id", "kind", "bytes", "reaches"), rows)
+        if not items:
+            output.err.print(
+                "there is no backup there; if there was one: is the folder mounted, is it the right [backup] url?"
+            )
         for name, why in listed.damaged.items():
             output.complain(why, f"{name} belongs to no backup that can be restored")
     sys.exit(1 if listed.damaged else 0)
@@ -92,6 +97,14 @@ def backup_restore(
         str | None, typer.Option("--backup", help="The ID of a full backup, to restore it without what came after.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the ledger that is there.")] = False,
+    accept_earlier: Annotated[
+        bool,
+        typer.Option("--accept-earlier", help="Restore although what is beside the ledger reaches less."),
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="OBJECT", help="Leave out an object of the send journal. May be repeated."),
+    ] = None,
     config: Config = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -118,6 +131,8 @@ def backup_restore(
                 at=second,
                 backup=backup,
                 force=force,
+                accept_earlier=accept_earlier,
+                without=without or (),
                 clock=SystemClock(),
                 telemetry=_telemetry(),
                 progress=progress,
@@ -206,6 +221,13 @@ def backup_key(
     from bellbuoy.service.archive import new_key
 
     print(new_key(name or f"k{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+
+
+def _reaches(one: Any) -> str:
+    """The last second that a backup leads to, for `--at`; the one that a full copy was begun in came before it."""
+    main = one.of("ledger")
+    until = main.until if main is not None else one.ended_at
+    return _utc(math.ceil(until) if one.kind == "full" else until)
 
 
 def _has_key(folder: Path) -> bool:

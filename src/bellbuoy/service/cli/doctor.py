@@ -11,7 +11,7 @@ from random import SystemRandom
 from rich.markup import escape
 
 from bellbuoy.clock import SystemClock
-from bellbuoy.continuity.vault import Vault
+from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.ports.operations import Pager
 from bellbuoy.ports.provider import Provider
@@ -230,11 +230,23 @@ async def _backups(settings: Settings) -> list[Finding]:
         except BellbuoyError as error:
             findings.append(("error", f"backups, {name}", str(error), error.hint or "check [backup] and credentials"))
         else:
-            bad = next(iter(listed.damaged.values()), None)
-            found = f"{len(listed.backups)} backups" + (f"; {bad}" if bad else "")
-            cure = "bellbuoy backup verify names what is bad" if bad else ""
-            findings.append(("error" if bad else "ok", f"backups, {name}", found, cure))
+            findings.append(_archive(f"backups, {name}", listed))
     return findings
+
+
+def _archive(subject: str, listed: Listed) -> Finding:
+    bad = next(iter(listed.damaged.values()), None)
+    found = f"{len(listed.backups)} backups" + (f"; {bad}" if bad else "")
+    if bad:
+        return "error", subject, found, "bellbuoy backup verify names what is bad"
+    if not listed.backups:
+        return (
+            "warning",
+            subject,
+            found,
+            "the first start takes one; if there was one: is that place mounted, and right?",
+        )
+    return "ok", subject, found, ""
 
 
 async def _probe(asked: Provider | Pager) -> Finding:
