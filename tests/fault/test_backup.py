@@ -24,6 +24,7 @@ from bellbuoy.clock import SystemClock
 from bellbuoy.continuity.history import check
 from bellbuoy.continuity.restore import Restore
 from bellbuoy.continuity.vault import Vault
+from bellbuoy.service.drills.shifted import set_clock
 from bellbuoy.service.telemetry import ServiceTelemetry
 from tests.fault.test_crash import Load, all_of
 from tests.support.rabbitmq import free_port
@@ -165,6 +166,16 @@ def test_a_lost_data_directory_comes_back_as_it_was_at_any_second(tmp_path: Path
                 one.kill()
 
 
+def more(load: Load) -> None:
+    """Wait until a hundred more were sent."""
+    before = len(load.history)
+    wait_for(lambda: len(load.history) > before + 100, why="load")
+
+
+def fulls(operator: Operator) -> list[str]:
+    return [one["id"] for one in operator.run("list", "--json")[0]["items"] if one["kind"] == "full"]
+
+
 def state_at(root: Path, at: float, to: Path) -> Rows:
     """The rows at a moment as they are in the archive, before what was sent since then is taken in."""
     to.mkdir()
@@ -262,3 +273,43 @@ def lag_s(server: Server, target: str) -> float:
     name = f'bellbuoy_backup_lag_seconds{{target="{target}"}} '
     text = server.call("GET", "/metrics").body.decode()
     return next((float(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name)), 0.0)
+
+
+def test_nothing_is_sent_twice_in_secret_after_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    outside = Server(tmp_path / "outside", arguments=("sandbox", "--json", "--port", "0"))
+    wiring = outside.start_sandbox()
+    env = settings(tmp_path)
+    data = tmp_path / "data"
+    server = Server(data, env=wiring | env, arguments=("drilled", "--port", str(free_port())))
+    operator = Operator(data, env)
+    try:
+        server.start()
+        server.control = outside.control
+        server.fault("fcm", kind="latency", ms=300)
+        with Load(server, clients=4) as load:
+            for offset_s in (601.0, 0.0):
+                more(load)
+                set_clock(data, offset_s)
+            wait_for(lambda: len(fulls(operator)) > 1, within_s=30, why="a full copy that begins the changes anew")
+            more(load)
+            chosen = time.time() - 1.5
+            more(load)
+            server.kill()
+        shutil.rmtree(data)
+        report, _ = operator.run("restore", "--to", str(data), "--at", rfc3339(chosen), "--json")
+        assert report["restored"]["reached"] == pytest.approx(chosen, abs=1.0)
+        plain = Server(data, env=wiring | env, arguments=("serve", "--port", str(free_port())))
+        plain.control = outside.control
+        with plain:
+            wait_for(lambda: plain.books()["pending"] == 0, within_s=60, why="all of it is settled")
+            assert plain.books()["difference"] == 0
+            accepted_ahead = [one for one in all_of(plain) if one["accepted_at"] > rfc3339(chosen + 60)]
+            assert accepted_ahead, "what was accepted while the clock was ahead is there as well"
+            seen = {name: outside.received_all(name) for name in ("fcm", "apns", "smtp", "sms")}
+            found = check([], all_of(plain), seen, {})
+            assert found.calls_beyond_doubt == []
+            assert found.duplicates <= report["reconciled"]["uncertain"]
+    finally:
+        for one in (server, outside):
+            if one.process is not None:
+                one.kill()

@@ -89,23 +89,26 @@ class ControlLocks:
     async def acquire(self, name: str, owner: str, *, lease_s: float) -> Lock | None:
         lease, version = await self._find(name)
         now = self._clock.time()
-        if lease.until > now:
+        # What ends later than two leases from now was written by a clock that was wrong, and may be nobody's.
+        if now < lease.until <= now + 2 * lease_s:
             return None
         taken = _Lease(owner, now + lease_s, lease.fence + 1)
         return Lock(name, owner, taken.fence) if await self._write(name, taken, version) else None
 
     async def renew(self, lock: Lock, *, lease_s: float) -> bool:
-        return await self._change(lock, self._clock.time() + lease_s)
+        lease, version = await self._find(lock.name)
+        now = self._clock.time()
+        # One whose lease has ended has lost it, although nobody else has taken it yet.
+        if lease.fence != lock.fence or lease.until <= now:
+            return False
+        return await self._write(lock.name, replace(lease, until=now + lease_s), version)
 
     async def release(self, lock: Lock) -> bool:
-        return await self._change(lock, 0.0)
-
-    async def _change(self, lock: Lock, until: float) -> bool:
         lease, version = await self._find(lock.name)
-        # One whose lease has ended has lost it, although nobody else has taken it yet.
-        if lease.fence != lock.fence or lease.until <= self._clock.time():
+        if lease.fence != lock.fence:
             return False
-        return await self._write(lock.name, replace(lease, until=until), version)
+        # Also when its time is over, since a clock that is set back would bring that time back.
+        return await self._write(lock.name, replace(lease, until=0.0), version) and lease.until > self._clock.time()
 
     async def _find(self, name: str) -> tuple[_Lease, int]:
         kept = await self._store.read("lease", name)

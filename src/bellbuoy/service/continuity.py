@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from random import Random
 
 from bellbuoy.clock import Clock
@@ -25,8 +26,8 @@ LOOK_S = 300.0
 """Seconds between two looks at which backups there are."""
 HEAL_TURNS = 3
 """Turns of the loop from one time that a target which was away is asked to the next, since asking takes its time."""
-OUT_OF_TURN_S = 300.0
-"""Seconds from one full backup that is taken because changes cannot be shipped to the next for that reason."""
+OUT_OF_TURN_S, OUT_OF_TURN_MAX = 300.0, 3
+"""In so many seconds so many full backups are taken because changes cannot be shipped, and then no more."""
 STALE = "backup_stale"
 
 
@@ -68,7 +69,7 @@ class Continuity:
         self._refused: str | None = None  # Why the archive is not ours.
         self._ours = False  # That it still is, is looked at with each backup.
         self._ours_until = 0.0  # When our sends are shipped, that is looked at again then.
-        self._patient_until = 0.0
+        self._out_of_turn: deque[float] = deque(maxlen=OUT_OF_TURN_MAX)
         self._shipped = 0  # Batches of the send journal, so that their names differ.
 
     @property
@@ -137,18 +138,19 @@ class Continuity:
         self._turns += 1
         ready = await self.keeper.backup.ship()
         listed = await self._look()
-        kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._out_of_turn()
+        kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._unless_too_many()
         if kind is None:
             return
         self._listed = None
         async with self.keeper.shipping(self._ship_sends):
             await self._take(kind)
         if not ready:
-            self._patient_until = self._clock.monotonic() + OUT_OF_TURN_S
+            self._out_of_turn.append(self._clock.monotonic())
 
-    def _out_of_turn(self) -> Kind | None:
-        """A full backup for changes that follow none; not again at once, whoever it is that keeps breaking the row."""
-        if self._clock.monotonic() >= self._patient_until:
+    def _unless_too_many(self) -> Kind | None:
+        """A full backup for changes that follow none; not one after the other where somebody keeps breaking the row."""
+        taken = self._out_of_turn
+        if len(taken) < OUT_OF_TURN_MAX or self._clock.monotonic() - taken[0] >= OUT_OF_TURN_S:
             return "full"
         self._telemetry.event("backup_gap", source="ledger", detail=WITHOUT_A_RECORD)
         return None
