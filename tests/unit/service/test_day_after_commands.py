@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from bellbuoy.continuity.drill import DrillReport
 from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
+from bellbuoy.service.cli.app import main
 from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
 from bellbuoy.service.cli.drill import drill_run
 from bellbuoy.service.drills import session
@@ -25,6 +28,21 @@ def test_a_second_of_no_year_that_there_is_is_refused(tmp_path: Path) -> None:
     for at in ("9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"):
         with pytest.raises(ConfigurationError, match="is no time"):
             backup_restore(to=tmp_path / "to", at=at, data_dir=tmp_path)
+
+
+def test_an_error_is_a_document_where_json_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bellbuoy", "backup", "restore", "--to", str(tmp_path / "to"), "--at", "noon"]
+    for more in ([], ["--json"]):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "noon is no time" in err
+    assert json.loads(err)["error"]["code"] == "configuration"
+    assert "2026-12-01T08:00:05Z" in json.loads(err)["error"]["hint"]
 
 
 def test_a_second_and_a_full_backup_as_it_is_exclude_each_other(tmp_path: Path) -> None:

@@ -76,11 +76,14 @@ app.add_typer(drill_app, name="drill")
 
 
 def main() -> None:
-    """Run a command; an error is one line and its cure, not a traceback."""
+    """Run a command; an error is one line and its cure, not a traceback: with `--json` one document."""
     try:
         app()
     except BellbuoyError as error:
-        output.complain(str(error), error.hint)
+        if "--json" in sys.argv:
+            output.complain_json(error)
+        else:
+            output.complain(str(error), error.hint)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except BrokenPipeError:
         sys.exit(1)

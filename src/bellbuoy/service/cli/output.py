@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from bellbuoy.errors import BellbuoyError
 
 # An id may have in it what would be an emoji's name: `template:fire:1`.
 out = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -42,3 +45,8 @@ def complain(message: str, hint: str | None = None) -> None:
     err.print(f"[bold red]error[/] {escape(message)}")
     if hint:
         err.print(f"      {escape(hint)}")
+
+
+def complain_json(error: BellbuoyError) -> None:
+    """The same for a program, on standard error too: what a command came to is on standard output, and nothing else."""
+    print(json.dumps({"error": {"code": error.code, "message": str(error), "hint": error.hint}}), file=sys.stderr)
