@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.azure import azure
 from tests.support.disk import disk
 from tests.support.mongodb import mongodb_base, mongodb_url
 from tests.support.rabbitmq import amqp_url, rabbitmq
@@ -18,7 +19,7 @@ from tests.support.s3 import regions
 settings.register_profile("any-machine", deadline=None)
 settings.load_profile("any-machine")
 
-__all__ = ["amqp_url", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
+__all__ = ["amqp_url", "azure", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
 STACKS = "backup breach cluster cluster_drills memory mongodb_backup rabbitmq_nodes redis store_modes"
 ALONE = {f"tests/fault/test_{name}.py" for name in STACKS.split()}

@@ -9,15 +9,19 @@ import pytest
 from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.errors import ConfigurationError, NotFound, Unavailable
 from bellbuoy.ports.archive import OBJECT_BYTES_MAX
+from tests.support.azure import ACCOUNT, CONTAINER
 from tests.support.s3 import Region
 
 
-@pytest.fixture(params=["file", "memory", "s3", "gs"])
+@pytest.fixture(params=["file", "memory", "s3", "gs", "az"])
 def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
     if request.param == "file":
         return Objects(f"file://{tmp_path}/a folder")
     if request.param == "memory":
         return Objects("memory:///")
+    if request.param == "az":
+        stand_in = request.getfixturevalue("azure")
+        return Objects(f"az://{ACCOUNT}/{CONTAINER}/some/prefix", endpoint=stand_in.endpoint)
     first, _ = request.getfixturevalue("regions")
     # Google's interface for XML is that of S3, so the same server stands in; it wants a token in a form that it knows.
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "testing/20260101/us-east-1/s3/aws4_request")
@@ -74,7 +78,7 @@ async def test_a_bucket_that_is_not_there_is_unavailable(regions: tuple[Region, 
         await target.put("a", b"")
 
 
-@pytest.mark.parametrize("url", ["", "backups", "file://relative", "ftp://host/x", "s3:/bucket"])
+@pytest.mark.parametrize("url", ["", "backups", "file://relative", "ftp://host/x", "s3:/bucket", "az://account"])
 def test_what_is_no_target_is_said_so(url: str) -> None:
     with pytest.raises(ConfigurationError):
         Objects(url)

@@ -291,9 +291,8 @@ def test_nothing_is_sent_twice_in_secret_after_a_clock_that_was_ahead(tmp_path: 
                 more(load)
                 set_clock(data, offset_s)
             wait_for(lambda: len(fulls(operator)) > 1, within_s=30, why="a full copy that begins the changes anew")
-            more(load)
-            chosen = time.time() - 1.5
-            more(load)
+            chosen = time.time() + 0.5
+            wait_for(lambda: time.time() > chosen + 3, why="what was done by then is shipped, and more is done")
             server.kill()
         shutil.rmtree(data)
         report, _ = operator.run("restore", "--to", str(data), "--at", rfc3339(chosen), "--json")

@@ -18,7 +18,9 @@ import binascii
 import hashlib
 import re
 import secrets
+import subprocess
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -29,6 +31,8 @@ from bellbuoy.errors import ConfigurationError, Damaged
 MAGIC = b"BBK1"
 PLAIN_BYTES_MAX = 256 * 1024 * 1024
 """What an object may hold once it is decompressed; more is none of ours."""
+COMMAND_S_MAX = 30.0
+"""For the command of a secrets manager, which asks a server."""
 _LEVEL = 1  # Records are text and shrink to a third; more effort gains little.
 _NONCE, _DIGEST = 12, 32
 _LINE = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})\s+(\S+)$")
@@ -82,8 +86,8 @@ class KeyRing:
             raise Damaged(f"{name} names no key")
         if key not in self._keys:
             raise ConfigurationError(
-                f"{name} was sealed with the key {key}, which is not in the key file",
-                hint="add it to [backup] key_file; if there never was such a key, the object is damaged",
+                f"{name} was sealed with the key {key}, which is not among the keys",
+                hint="add it in [backup] key_file or key_command; if there never was such a key, the object is damaged",
             )
         try:
             return self._keys[key].decrypt(rest[:_NONCE], rest[_NONCE:], _bound(head, name))
@@ -105,6 +109,41 @@ def read_keys(path: Path) -> KeyRing:
         ) from None
     if mode & 0o077:
         raise ConfigurationError(f"others may read the key file {path}", hint=f"chmod 600 {path}")
+    return _parsed(text, f"the key file {path}")
+
+
+def ask_keys(command: Sequence[str]) -> KeyRing:
+    """The keys that a command prints as a key file has them, as that of a secrets manager does.
+
+    Args:
+        command: the program and its arguments; no shell takes part.
+
+    Raises:
+        ConfigurationError: it cannot be run, fails, takes longer than `COMMAND_S_MAX`, or a line is no key. What it
+            printed is never quoted.
+    """
+    name = command[0]
+    try:
+        done = subprocess.run(  # noqa: S603 - the operator's own command, from the settings
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S_MAX, check=True
+        )
+        text = done.stdout.decode("ascii")
+    except OSError as error:
+        why = error.strerror or "it cannot be run"
+    except subprocess.TimeoutExpired:
+        why = f"it took longer than {COMMAND_S_MAX:g} s"
+    except subprocess.CalledProcessError as error:
+        why = f"it ended with status {error.returncode}"
+    except UnicodeDecodeError:
+        why = "it printed what is no key"
+    else:
+        return _parsed(text, f"what {name} printed")
+    raise ConfigurationError(
+        f"[backup] key_command: {name}: {why}", hint="run it by hand; it has to print lines of ID KEY"
+    )
+
+
+def _parsed(text: str, whence: str) -> KeyRing:
     keys: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.partition("#")[0].strip()
@@ -114,12 +153,12 @@ def read_keys(path: Path) -> KeyRing:
         key = _key(match[2]) if match else None
         if match is None or key is None or match[1] in keys:
             raise ConfigurationError(
-                f"line {number} of the key file {path} is no key of its own",
+                f"line {number} of {whence} is no key of its own",
                 hint="ID KEY, with KEY as 64 hexadecimal digits or base64 of 32 bytes, and each ID once",
             )
         keys[match[1]] = key
     if not keys:
-        raise ConfigurationError(f"the key file {path} holds no key", hint="bellbuoy backup key >> FILE")
+        raise ConfigurationError(f"{whence} holds no key", hint="bellbuoy backup key >> FILE")
     return KeyRing(keys)
 
 

@@ -128,7 +128,18 @@ def _cloud(url: str, scheme: str, endpoint: str | None) -> Any:
         if endpoint is not None:
             given["base_url" if scheme == "gs" else "endpoint"] = endpoint
             given["client_options"]["allow_http"] = endpoint.startswith("http://")
+    if scheme == "az":
+        url, given["account_name"] = _of_account(url)
     return from_url(url, **given)
+
+
+def _of_account(url: str) -> tuple[str, str]:
+    """An Azure container's URL as the client takes it, which begins with the container, and the account."""
+    parts = urlsplit(url)
+    container = parts.path.lstrip("/")
+    if not parts.netloc or not container.partition("/")[0]:
+        raise ValueError("az://ACCOUNT/CONTAINER/PREFIX")
+    return f"az://{container}", parts.netloc
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import IO, TYPE_CHECKING, Any
 
-from bellbuoy.adapters.cipher import KeyRing, new_key, read_keys
+from bellbuoy.adapters.cipher import KeyRing, ask_keys, new_key, read_keys
 from bellbuoy.adapters.control_locks import ControlLocks
 from bellbuoy.adapters.cron import Cron
 from bellbuoy.adapters.journal import SendJournal, claim_folder
@@ -69,6 +70,8 @@ def _keys(settings: Settings, *, local: bool) -> KeyRing:
         return KeyRing({})
     if of.key_file is not None:
         return read_keys(of.key_file)
+    if of.key_command:
+        return ask_keys(shlex.split(of.key_command))
     if local and of.encrypt is None:
         return KeyRing({})
     raise ConfigurationError(

@@ -7,6 +7,7 @@ file and the environment is in `settings`.
 from __future__ import annotations
 
 import difflib
+import shlex
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -411,6 +412,8 @@ class Backup(Section):
     endpoint: str | None = None
     second_endpoint: str | None = None
     key_file: Path | None = None
+    # A program and its arguments, split as a shell would; no shell runs it.
+    key_command: str | None = None
     # None: on for every target that is not a folder of this machine.
     encrypt: bool | None = None
     ship_s: Annotated[float, Field(ge=1, le=3_600)] = 10.0
@@ -438,8 +441,16 @@ class Backup(Section):
 
     _url = field_validator("endpoint", "second_endpoint")(outward_url_or_none)
 
+    @field_validator("key_command")
+    @classmethod
+    def _words(cls, value: str | None) -> str | None:
+        shlex.split(value or "")  # Raises a ValueError for a quotation that does not end.
+        return value or None
+
     @model_validator(mode="after")
     def _consistent(self) -> Backup:
+        if self.key_file and self.key_command:
+            raise ValueError("key_file or key_command, and not both")
         if self.second_url and not self.url:
             raise ValueError("second_url needs a url")
         if self.url and self.second_url and _overlap(self.url, self.endpoint, self.second_url, self.second_endpoint):

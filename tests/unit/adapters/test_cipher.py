@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bellbuoy.adapters.cipher import KeyRing, new_key, read_keys
+from bellbuoy.adapters.cipher import KeyRing, ask_keys, new_key, read_keys
 from bellbuoy.errors import ConfigurationError, Damaged
 
 OLD, NEW = {"old": b"o" * 32}, {"new": b"n" * 32}
@@ -71,3 +71,33 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(ConfigurationError, match="others may read"):
         read_keys(path)
+
+
+def test_keys_come_from_a_command_as_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(new_key("k1") + "\n" + new_key("k2") + "\n")
+    path.chmod(0o600)
+    sealed = ask_keys(["cat", str(path)]).seal("a", b"data")
+    assert read_keys(path).open("a", sealed) == b"data"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["no-such-program"], "No such file"),
+        (["false"], "status 1"),
+        (["echo", "k1 secret-that-is-no-key"], "line 1 of what echo printed"),
+        (["true"], "holds no key"),
+        (["printf", "\\377"], "no key"),
+    ],
+)
+def test_a_command_that_gives_no_keys_is_said_so_and_nothing_of_them(command: list[str], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        ask_keys(command)
+    assert "secret" not in f"{raised.value} {raised.value.hint}"
+
+
+def test_a_command_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bellbuoy.adapters.cipher.COMMAND_S_MAX", 0.1)
+    with pytest.raises(ConfigurationError, match="longer than"):
+        ask_keys(["sleep", "30"])

@@ -99,6 +99,20 @@ def test_an_archive_without_its_key_is_not_said_to_be_empty(
     assert "key_file" in str(raised.value.hint)
 
 
+def test_an_archive_is_opened_with_what_a_command_prints(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "the keys"
+    keys.write_text(new_key("k"))
+    monkeypatch.setenv("BELLBUOY_BACKUP__KEY_COMMAND", f"cat '{keys}'")
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    backup_full(data_dir=data)
+    backup_restore(to=tmp_path / "to", data_dir=data)
+    assert all(b"\x01k" in path.read_bytes()[:8] for path in (archive / "fulls").rglob("*") if path.is_file())
+
+
 def test_an_archive_is_proven_pruned_and_restored_without_a_ledger(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,3 +187,10 @@ def test_of_two_targets_neither_lies_in_the_other(tmp_path: Path, url: str, seco
     else:
         with pytest.raises(ConfigurationError, match="neither may lie in the other"):
             load(config)
+
+
+def test_keys_come_from_a_file_or_from_a_command(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="not both"):
+        load(written(tmp_path / "x.toml", '[backup]\nkey_command = "vault get"\nkey_file = "keys"\n'))
+    with pytest.raises(ConfigurationError, match="quotation"):
+        load(written(tmp_path / "y.toml", '[backup]\nkey_command = "vault \'get"\n'))
