@@ -19,7 +19,7 @@ import typer
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import Busy, ConfigurationError, NotFound
 from bellbuoy.service.cli import output
-from bellbuoy.service.cli.options import Config, DataDir, Json, settings_of
+from bellbuoy.service.cli.options import Config, DataDir, Json, epoch_of, settings_of
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def backup_restore(
             "--backup restores a full backup as it is, and no other second", hint="leave --at off, or --backup"
         )
     folder = to or settings.data.dir / "restored"
-    second = None if at is None else _epoch(at)
+    second = None if at is None else epoch_of(at)
 
     async def restore() -> Any:
         with _progress(as_json) as progress:
@@ -366,22 +366,6 @@ def _progress(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(known[what], completed=done, total=of)
 
         yield show
-
-
-def _epoch(text: str) -> float:
-    """RFC 3339, to the second or a part of it."""
-    parsed: datetime | None
-    try:
-        parsed = datetime.fromisoformat(text)
-        if parsed.tzinfo is not None:
-            parsed = parsed.astimezone(UTC)  # Raises where the offset leads out of the years that there are.
-    except (ValueError, OverflowError):
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise ConfigurationError(
-            f"{text} is no time with its offset", hint="for example 2026-12-01T08:00:05Z, or with +01:00"
-        )
-    return parsed.timestamp()
 
 
 def _utc(at: float) -> str:

@@ -8,7 +8,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -27,7 +26,7 @@ from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.model.audit import Head
 from bellbuoy.service.cli import output
 from bellbuoy.service.cli.client import Client
-from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, settings_of
+from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, epoch_of, settings_of
 from bellbuoy.service.times import stamp
 
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
@@ -372,10 +371,4 @@ def _scope_document(found: scoping.Scope) -> dict[str, Any]:
 
 
 def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(f"{text} is no time", hint="RFC 3339, for example 2030-12-01T08:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return None if text is None else epoch_of(text)

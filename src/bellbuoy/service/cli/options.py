@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli.client import Client, connect
 from bellbuoy.service.settings import Settings, load
 
@@ -33,3 +35,23 @@ def settings_of(config: Path | None, data_dir: Path | None, **server: Any) -> Se
 
 def client_of(url: str | None, key: str | None, data_dir: Path | None, config: Path | None = None) -> Client:
     return connect(settings_of(config, data_dir), url, key)
+
+
+def epoch_of(text: str) -> float:
+    """The epoch second of a time as it is typed: RFC 3339, to the second or a part of it.
+
+    Raises:
+        ConfigurationError: it is none, has no offset, or lies in no year that there is.
+    """
+    parsed: datetime | None
+    try:
+        parsed = datetime.fromisoformat(text)
+        if parsed.tzinfo is not None:
+            parsed = parsed.astimezone(UTC)  # Raises where the offset leads out of the years that there are.
+    except (ValueError, OverflowError):
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise ConfigurationError(
+            f"{text} is no time with its offset", hint="for example 2026-12-01T08:00:05Z, or with +01:00"
+        )
+    return parsed.timestamp()
