@@ -1,5 +1,5 @@
 """`python -m bellbuoy` is the command `bellbuoy`."""
 
-from bellbuoy.service.cli import main
+from bellbuoy.service.cli import command
 
-main()
+command()

@@ -24,7 +24,7 @@ from bellbuoy.model import transitions
 from bellbuoy.model.identity import timed
 from bellbuoy.ports.ledger import Offer, Taken
 from bellbuoy.resilience import Bulkhead, Guard
-from bellbuoy.service.cli import main
+from bellbuoy.service.cli.app import main
 from bellbuoy.service.continuity import Continuity
 from bellbuoy.service.drills.shifted import ShiftedClock
 from bellbuoy.service.sections import Backup

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from bellbuoy.clock import SystemClock
 from bellbuoy.errors import Unavailable
 from bellbuoy.model.delivery import Record
@@ -75,3 +77,35 @@ asyncio.run(app.to_the_end(serve()))
 
 def test_a_process_ends_although_a_call_does_not() -> None:
     assert subprocess.run([sys.executable, "-c", STUBBORN], timeout=60, check=False).returncode == 0
+
+
+LEAVES = """
+import sys, threading
+from bellbuoy.service.cli.leaving import leave_after
+
+sys.modules["obstore"] = sys
+
+def command():
+    print("said")
+    threading.Thread(target=threading.Event().wait).start()  # Nobody stops it.
+    {ends}
+
+leave_after(command)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [("pass", 0), ("sys.exit(0)", 0), ("sys.exit(3)", 3), ("sys.exit()", 0), ("sys.exit('why')", 1)],
+)
+def test_a_command_ends_with_its_status_whatever_threads_a_library_has(ends: str, status: int) -> None:
+    script = LEAVES.format(ends=ends)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "said\n")
+
+
+def test_a_defect_is_shown_with_its_traceback() -> None:
+    script = LEAVES.format(ends="raise KeyError('odd')").replace("threading.Thread", "0 and threading.Thread")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "KeyError: 'odd'" in done.stderr

@@ -73,9 +73,7 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
         rows = [(i["id"], i["kind"], i["bytes"], i["reaches"]) for i in items]
         output.table(None, ("id", "kind", "bytes", "reaches"), rows)
         if not items:
-            output.err.print(
-                "there is no backup there; if there was one: is the folder mounted, is it the right [backup] url?"
-            )
+            output.err.print("there is no backup there; if there was one: is that place mounted, and the right one?")
         for name, why in listed.damaged.items():
             output.complain(why, f"{name} belongs to no backup that can be restored")
     sys.exit(1 if listed.damaged else 0)
