@@ -14,7 +14,8 @@ GROUPS = {
     **{provider: [f"{provider}_{kind}" for kind in (*PROVIDER_FAULTS, "isolated")] for provider in PROVIDERS},
     "lives": ["worker_kill", "worker_pause", "duplicate_delivery", "region_loss"],
     "damages": ["mode_pinned", "complete_outage", "corruption", "poison_message"],
-    "places": ["disk_full", "clock_jump", "backup_restore"],
+    "places": ["disk_full", "clock_jump"],
+    "backups": ["backup_target_away", "backup_restore", "backup_target_full"],
 }
 """Drills of a group share a stack where they can."""
 
@@ -41,6 +42,8 @@ SABOTAGES = [
     ("poison_message", "damage_stops_all"),
     ("backup_restore", "nothing_is_shipped"),
     ("backup_restore", "one_target"),
+    ("backup_target_away", "no_heal"),
+    ("backup_target_full", "every_target_is_needed"),
 ]
 
 

@@ -39,6 +39,8 @@ WANTED = {
     "redis_is_needed": "nothing_refused",
     "nothing_is_shipped": "rpo",
     "one_target": "recovered",
+    "every_target_is_needed": "other_goes_on",
+    "no_heal": "same_objects",
 }
 """What has to be found wanting when a protection is taken out."""
 

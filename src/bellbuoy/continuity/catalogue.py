@@ -29,6 +29,7 @@ LATE_S = 2.0
 PINNED_MODE = "aggressive_caching"
 _DIES = Limits(error_share_max=1.0)
 """Of drills that kill what answers."""
+_OTHER_TARGET = "The other target goes on, and the one that was in trouble gets all it missed: it is enough by itself."
 _LATE = Limits(p99_s_max=0.95 * LATE_S)
 """Of drills that hold back a store's answers: whoever waits for one is beyond it."""
 
@@ -104,6 +105,20 @@ _OWN: tuple[Drill, ...] = (
         limits=_DIES,
         # What came after the second that was reached is gone with the disk; how much that is, the drill checks itself.
         allows=frozenset({"nothing_lost", "nothing_unknown", "found_at_once"}),
+    ),
+    Drill(
+        name="backup_target_away",
+        stack="backed_up",
+        hypothesis=_OTHER_TARGET,
+        fault="One of two targets of the backups cannot be used: in the place of its folder is a link to itself.",
+        seconds=1.0,
+    ),
+    Drill(
+        name="backup_target_full",
+        stack="small_target",
+        hypothesis=_OTHER_TARGET,
+        fault="The file system of one of two targets of the backups is filled to the last page.",
+        seconds=1.0,
     ),
     Drill(
         name="region_loss",

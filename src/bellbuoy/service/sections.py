@@ -384,6 +384,8 @@ class Drills(Section):
         "corruption",
         "poison_message",
         "duplicate_delivery",
+        "backup_target_away",
+        "backup_target_full",
         "smtp_outage",
         "sms_outage",
     ]

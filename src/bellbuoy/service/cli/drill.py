@@ -73,7 +73,8 @@ def drill_run(
         str | None, typer.Option("--mongodb-uri", help="A MongoDB for drills of a cluster; else one is started.")
     ] = None,
     small_disk: Annotated[
-        Path | None, typer.Option("--small-disk", help="A directory on a small file system, for disk_full.")
+        Path | None,
+        typer.Option("--small-disk", help="A directory on a small file system, for disk_full and backup_target_full."),
     ] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Leave the stack's data and logs there.")] = None,
     config: Config = None,
