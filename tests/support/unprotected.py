@@ -14,6 +14,7 @@ from bellbuoy.adapters.journal import segments
 from bellbuoy.adapters.sqlite import notifications
 from bellbuoy.adapters.sqlite.notifications import Notifications
 from bellbuoy.adapters.transport.http2.connection import Untouched
+from bellbuoy.continuity import reconcile
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.delivery import settle as settling
 from bellbuoy.delivery.worker import Worker
@@ -280,6 +281,15 @@ def no_heal() -> None:
     put(Vault, "heal", heal)
 
 
+def sends_are_forgotten() -> None:
+    """A restore does not ask what was sent since."""
+
+    async def nothing(sent: Any) -> dict[str, Any]:
+        return {}
+
+    put(reconcile, "_by_notification", nothing)
+
+
 def put(where: Any, name: str, what: Any) -> None:
     """Replace a part, which has to be there."""
     assert hasattr(where, name), f"{where} has no {name}"
@@ -311,6 +321,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         one_target,
         every_target_is_needed,
         no_heal,
+        sends_are_forgotten,
     )
 }
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ COMMAND_S_MAX = 120.0
 SHIP_S = 1.0
 RPO_S_MAX = 5.0
 """Seconds that a target may be behind: a few shippings, on a machine that is busy."""
+UP_TO_DATE_S = 3.0
+"""Seconds that a target which is well is behind at most: it is asked after each shipping."""
 _LAG = 'bellbuoy_backup_lag_seconds{target="'
 
 
@@ -89,3 +91,9 @@ def lag_s(node: Node) -> dict[str, float]:
     lines = request("GET", f"{node.url}/metrics").body.decode().splitlines()
     found = [line.removeprefix(_LAG).partition('"} ') for line in lines if line.startswith(_LAG)]
     return {target: float(value) for target, _, value in found}
+
+
+def up_to_date(node: Node, targets: Collection[str]) -> bool:
+    """Whether the node ships to these targets, and none of them is behind."""
+    found = lag_s(node)
+    return found.keys() == set(targets) and max(found.values()) <= UP_TO_DATE_S

@@ -16,6 +16,7 @@ from bellbuoy.service.drills.backed_up import BackedUpStack, SmallTargetStack
 from bellbuoy.service.drills.cluster import OwnClusterStack, cluster_faults
 from bellbuoy.service.drills.conduct import Fault, Pace, Tell, conduct
 from bellbuoy.service.drills.faults import embedded_faults
+from bellbuoy.service.drills.lost_database import BackedUpClusterStack, mongodb_restore
 from bellbuoy.service.drills.named import RATE_PER_S_MAX, SECONDS_MAX, NamedStack, switch_faults
 from bellbuoy.service.drills.node import NotAsExpected
 from bellbuoy.service.drills.restoring import backup_restore
@@ -39,6 +40,7 @@ FAULTS: dict[str, Fault] = {
     **cluster_faults(),
     **switch_faults(),
     "backup_restore": backup_restore,
+    "mongodb_restore": mongodb_restore,
     "backup_target_away": partial(in_trouble, away),
     "backup_target_full": partial(in_trouble, full),
 }
@@ -54,6 +56,8 @@ SMALL: dict[str, type[SmallDiskStack | SmallTargetStack]] = {
     "small_target": SmallTargetStack,
 }
 """What those are run on that need a file system with little room."""
+CLUSTERS: dict[str, type[OwnClusterStack]] = {"cluster": OwnClusterStack, "backed_up_cluster": BackedUpClusterStack}
+"""What those are run on that need servers."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +201,8 @@ class _Session:
         env = {} if plan.long else dict(SOON)
         if plan.url is not None:
             return NamedStack(folder, url=plan.url, key=plan.key, confirmed=plan.confirmed)
-        if drill.stack == "cluster":
-            return OwnClusterStack(folder, env, plan.command, mongodb_uri=plan.mongodb_uri)
+        if drill.stack in CLUSTERS:
+            return CLUSTERS[drill.stack](folder, env, plan.command, mongodb_uri=plan.mongodb_uri)
         if drill.stack in SMALL:
             return SMALL[drill.stack](folder, env, plan.command, disk=SmallDisk(plan.small_disk))
         return KINDS[drill.stack](folder, env, plan.command)

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from bellbuoy.continuity.drill import Check
-from bellbuoy.service.drills.backed_up import BackedUpStack, backup, lag_s, shipped_to
+from bellbuoy.service.drills.backed_up import UP_TO_DATE_S, BackedUpStack, backup, lag_s, shipped_to, up_to_date
 from bellbuoy.service.drills.node import Node, NotAsExpected, wait_for
 from bellbuoy.service.drills.scene import Scene
 from bellbuoy.service.drills.small_disk import fill
 
 BEHIND_S = 4.0
 """Seconds that a target has to be behind for its trouble to show."""
-UP_TO_DATE_S = 3.0
-"""Seconds that one which is well is behind at most: it is asked after each shipping."""
 HEALED_S_MAX = 10.0
 """Seconds until a target that is well again has what it missed."""
 SAME_S_MAX = 5.0
@@ -55,7 +53,7 @@ def in_trouble(trouble: Trouble, scene: Scene) -> Iterator[None]:
     """One of two targets is in trouble for the time of the drill, and has to catch up afterwards."""
     stack = cast(BackedUpStack, scene.stack)
     node, target = stack.front, stack.targets["first"]
-    scene.wait_for(partial(_up_to_date, node), "both targets have everything")
+    scene.wait_for(partial(up_to_date, node, stack.targets), "both targets have everything")
     read = node.log.stat().st_size
     with trouble(target):
         scene.wait_for(lambda: lag_s(node)["first"] > BEHIND_S, "the first target is behind")
@@ -66,14 +64,11 @@ def in_trouble(trouble: Trouble, scene: Scene) -> Iterator[None]:
     scene.check("other_goes_on", says, behind_s["second"] <= UP_TO_DATE_S, f"{behind_s['second']:.1f} s behind")
     told = _told_of(node.log, read)
     scene.check("told_of", "it is told of once, by the name of the target", told == ["first"], ", ".join(told))
-    scene.wait_for(partial(_up_to_date, node), "the target that was in trouble has caught up", HEALED_S_MAX)
+    scene.wait_for(
+        partial(up_to_date, node, stack.targets), "the target that was in trouble has caught up", HEALED_S_MAX
+    )
     scene.afterwards(partial(_same_objects, stack))
     scene.afterwards(partial(_whole_by_itself, stack, stack.folder / f"again-{scene.load.name}"))
-
-
-def _up_to_date(node: Node) -> bool:
-    found = lag_s(node)
-    return len(found) == 2 and max(found.values()) <= UP_TO_DATE_S
 
 
 def _told_of(log: Path, since: int) -> list[str]:
