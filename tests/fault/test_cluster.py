@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bellbuoy.service.drills.damage import fill
+from bellbuoy.service.drills.small_disk import fill
 from tests.support.mongodb import REAL, MongoServer
 from tests.support.rabbitmq import RabbitServer, free_port
 from tests.support.redis import RedisServer

@@ -12,7 +12,7 @@ from bellbuoy.clock import SystemClock
 from bellbuoy.errors import Full
 from bellbuoy.model.operation import Issue
 from bellbuoy.recovery.incidents import Incidents
-from bellbuoy.service.drills.damage import fill
+from bellbuoy.service.drills.small_disk import fill
 from tests.support.flow import RecordingTelemetry
 
 pytestmark = pytest.mark.fault

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bellbuoy.service.drills.damage import fill
+from bellbuoy.service.drills.small_disk import fill
 from tests.support.server import Server, to_email, wait_for
 
 pytestmark = pytest.mark.fault

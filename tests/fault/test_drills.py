@@ -14,9 +14,11 @@ GROUPS = {
     **{provider: [f"{provider}_{kind}" for kind in (*PROVIDER_FAULTS, "isolated")] for provider in PROVIDERS},
     "lives": ["worker_kill", "worker_pause", "duplicate_delivery", "region_loss"],
     "damages": ["mode_pinned", "complete_outage", "corruption", "poison_message"],
-    "places": ["disk_full", "clock_jump", "backup_restore"],
+    "places": ["disk_full", "clock_jump"],
+    "backups": ["backup_target_away", "backup_restore", "backup_target_full"],
 }
 """Drills of a group share a stack where they can."""
+EMBEDDED = {name for name, drill in DRILLS.items() if drill.stack not in session.CLUSTERS}
 
 SABOTAGES = [
     ("fcm_outage", "no_retry"),
@@ -41,12 +43,13 @@ SABOTAGES = [
     ("poison_message", "damage_stops_all"),
     ("backup_restore", "nothing_is_shipped"),
     ("backup_restore", "one_target"),
+    ("backup_target_away", "no_heal"),
+    ("backup_target_full", "every_target_is_needed"),
 ]
 
 
 def test_every_drill_is_in_a_group_and_has_a_fault() -> None:
-    embedded = {name for name, drill in DRILLS.items() if drill.stack != "cluster"}
-    assert {name for names in GROUPS.values() for name in names} == embedded
+    assert {name for names in GROUPS.values() for name in names} == EMBEDDED
     assert session.FAULTS.keys() == DRILLS.keys()
 
 
@@ -55,7 +58,7 @@ def test_every_drill_has_a_protection_that_is_taken_out() -> None:
     sabotaged = {drill for drill, _ in SABOTAGES}
     kinds = {name.partition("_")[2] for name in sabotaged if name.partition("_")[0] in PROVIDERS}
     covered = sabotaged | {f"{provider}_{kind}" for provider in PROVIDERS for kind in kinds}
-    assert covered >= {name for name, drill in DRILLS.items() if drill.stack != "cluster"}
+    assert covered >= EMBEDDED
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -39,6 +39,9 @@ WANTED = {
     "redis_is_needed": "nothing_refused",
     "nothing_is_shipped": "rpo",
     "one_target": "recovered",
+    "every_target_is_needed": "other_goes_on",
+    "no_heal": "same_objects",
+    "sends_are_forgotten": "no_secret_duplicate",
 }
 """What has to be found wanting when a protection is taken out."""
 

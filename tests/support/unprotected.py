@@ -14,6 +14,8 @@ from bellbuoy.adapters.journal import segments
 from bellbuoy.adapters.sqlite import notifications
 from bellbuoy.adapters.sqlite.notifications import Notifications
 from bellbuoy.adapters.transport.http2.connection import Untouched
+from bellbuoy.continuity import reconcile
+from bellbuoy.continuity.vault import Vault
 from bellbuoy.delivery import settle as settling
 from bellbuoy.delivery.worker import Worker
 from bellbuoy.errors import CredentialRejected, Permanent, RateLimited, RecipientGone, StoreError
@@ -258,6 +260,36 @@ def one_target() -> None:
     put(Backup, "targets", property(lambda self: {"first": (self.url, self.endpoint)}))
 
 
+def every_target_is_needed() -> None:
+    """What one target does not take is not shipped."""
+    real = Vault._missed
+
+    def missed(self: Vault, target: str, error: StoreError) -> None:
+        real(self, target, error)
+        raise error
+
+    put(Vault, "_missed", missed)
+
+
+def no_heal() -> None:
+    """What a target missed while it was away it never gets."""
+
+    async def heal(self: Vault) -> int:
+        self.behind.clear()
+        return 0
+
+    put(Vault, "heal", heal)
+
+
+def sends_are_forgotten() -> None:
+    """A restore does not ask what was sent since."""
+
+    async def nothing(sent: Any) -> dict[str, Any]:
+        return {}
+
+    put(reconcile, "_by_notification", nothing)
+
+
 def put(where: Any, name: str, what: Any) -> None:
     """Replace a part, which has to be there."""
     assert hasattr(where, name), f"{where} has no {name}"
@@ -287,6 +319,9 @@ SABOTAGES: dict[str, Callable[[], None]] = {
         redis_is_needed,
         nothing_is_shipped,
         one_target,
+        every_target_is_needed,
+        no_heal,
+        sends_are_forgotten,
     )
 }
 

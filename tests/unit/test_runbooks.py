@@ -11,6 +11,7 @@ import pytest
 import typer
 import yaml
 
+from bellbuoy.continuity.catalogue import REHEARSALS
 from bellbuoy.health.mode import MODES, MODES_OF
 from bellbuoy.model.operation import Incident
 from bellbuoy.recovery.alerts import alert_of
@@ -30,7 +31,7 @@ PAGES = sorted(FOLDER.glob("*.md"))
 def commands(page: Path) -> list[str]:
     """What the page asks to paste or names in the text, without the ellipsis of a placeholder."""
     text = page.read_text()
-    pasted = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    pasted = [line.strip() for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     named = re.findall(r"`(bellbuoy [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     # What the shell does with the output is not the command's.
     return [line.partition(" > ")[0] for line in pasted + named if line.startswith("bellbuoy ")]
@@ -65,7 +66,7 @@ def test_every_alert_leads_to_a_page(issue: str) -> None:
 
 
 def test_there_is_a_page_for_each_plan_and_no_page_for_nothing() -> None:
-    expected = {*PLANS, *ESCALATED_AT_ONCE, *TOLD_OF, *SITUATIONS, *OF_RULES, "modes"}
+    expected = {*PLANS, *ESCALATED_AT_ONCE, *TOLD_OF, *SITUATIONS, *OF_RULES, *REHEARSALS, "modes"}
     assert {page.stem for page in PAGES} == {"README", *expected}
     listed = set(re.findall(r"\]\((\w+)\.md\)", (FOLDER / "README.md").read_text()))
     assert listed == expected

@@ -29,6 +29,9 @@ LATE_S = 2.0
 PINNED_MODE = "aggressive_caching"
 _DIES = Limits(error_share_max=1.0)
 """Of drills that kill what answers."""
+_OTHER_TARGET = "The other target goes on, and the one that was in trouble gets all it missed: it is enough by itself."
+_GONE_WITH_THE_DISK = frozenset({"nothing_lost", "nothing_unknown", "found_at_once"})
+"""What came after the second that was reached is gone with the disk; how much that is, a drill checks itself."""
 _LATE = Limits(p99_s_max=0.95 * LATE_S)
 """Of drills that hold back a store's answers: whoever waits for one is beyond it."""
 
@@ -102,8 +105,32 @@ _OWN: tuple[Drill, ...] = (
         "other is restored.",
         seconds=6.0,  # Longer than what may be missing.
         limits=_DIES,
-        # What came after the second that was reached is gone with the disk; how much that is, the drill checks itself.
-        allows=frozenset({"nothing_lost", "nothing_unknown", "found_at_once"}),
+        allows=_GONE_WITH_THE_DISK,
+    ),
+    Drill(
+        name="backup_target_away",
+        stack="backed_up",
+        hypothesis=_OTHER_TARGET,
+        fault="One of two targets of the backups cannot be used: in the place of its folder is a link to itself.",
+        seconds=1.0,
+    ),
+    Drill(
+        name="backup_target_full",
+        stack="small_target",
+        hypothesis=_OTHER_TARGET,
+        fault="The file system of one of two targets of the backups is filled to the last page.",
+        seconds=1.0,
+    ),
+    Drill(
+        name="mongodb_restore",
+        stack="backed_up_cluster",
+        hypothesis="The ledger comes back in another database as it was at a second just before, and nothing that was "
+        "sent is sent again.",
+        fault="Backed up under load, MongoDB loses all that it has, every node is killed, and the backup is restored "
+        "beside an empty broker and an empty Redis.",
+        seconds=5.0,  # As long as what may be missing, and something more until what waited is sent.
+        limits=_DIES,
+        allows=_GONE_WITH_THE_DISK,
     ),
     Drill(
         name="region_loss",
@@ -173,3 +200,17 @@ DRILLS: Mapping[str, Drill] = {
     drill.name: drill for drill in [*_provider_drills(), *_switch_drills(), *_OWN, *_store_drills()]
 }
 """All of them by name, in the order in which they are shown."""
+
+REHEARSALS: Mapping[str, Drill] = {
+    "rebuild": Drill(
+        name="rebuild",
+        stack="people",
+        hypothesis="From its archive, its secrets and its pages the whole environment is built anew in the time that "
+        "is allowed, and nothing is missing.",
+        fault="Nothing that there is may be used; see docs/runbooks/rebuild.md.",
+    ),
+}
+"""What no program can run. People do, and write down what it came to with `bellbuoy drill record`."""
+
+PLANNED: Mapping[str, Drill] = {**DRILLS, **REHEARSALS}
+"""All that can be due."""

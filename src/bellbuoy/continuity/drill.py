@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-StackKind = Literal["alone", "small_disk", "shifted_clock", "backed_up", "shared", "cluster"]
+StackKind = Literal[
+    "alone",
+    "small_disk",
+    "shifted_clock",
+    "backed_up",
+    "small_target",
+    "shared",
+    "cluster",
+    "backed_up_cluster",
+    "people",
+]
 Result = Literal["passed", "failed", "aborted", "inconclusive"]
 Every = Literal["monthly", "quarterly", "annual"]
 DAYS: Mapping[Every, int] = {"monthly": 31, "quarterly": 92, "annual": 366}
@@ -45,7 +55,8 @@ class Drill(Struct, frozen=True, kw_only=True):
     Args:
         name: unique.
         stack: what it is run on: one process with an embedded ledger, on a disk with little room, by a clock that can
-            be set, or with backups; several that share one; or a cluster.
+            be set, with backups, or with a target of them that has little room; several that share one; a cluster, or
+            one with backups. Of what people rehearse, `people`.
         hypothesis: what is expected of the service, one sentence.
         fault: what is done to it, one sentence.
         seconds: how long the fault lasts in the short form.

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from bellbuoy.continuity.catalogue import DRILLS
+from bellbuoy.continuity.catalogue import PLANNED
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400 * 30)]
@@ -58,8 +58,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _drill(value: str) -> str:
-    if value not in DRILLS:
-        near = difflib.get_close_matches(value, DRILLS, n=1, cutoff=0.5)
+    if value not in PLANNED:
+        near = difflib.get_close_matches(value, PLANNED, n=1, cutoff=0.5)
         raise ValueError(f"{value} is no drill" + (f"; did you mean {near[0]}?" if near else ""))
     return value
 
@@ -385,8 +385,11 @@ class Drills(Section):
         "corruption",
         "poison_message",
         "duplicate_delivery",
+        "backup_target_away",
+        "backup_target_full",
         "smtp_outage",
         "sms_outage",
+        "rebuild",
     ]
     annual: list[DrillName] = ["region_loss"]
 

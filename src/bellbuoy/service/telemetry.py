@@ -130,6 +130,7 @@ EVENTS: dict[str, str] = {
     "backup_source_left_out": "warning",
     "drill_overdue": "warning",
     "drills_not_read": "error",
+    "drill_record_unreadable": "warning",
     "backup_taken": "info",
     "backup_failed": "error",
     "backup_gap": "error",

@@ -13,7 +13,7 @@ from bellbuoy.continuity.breach import chains
 from bellbuoy.continuity.breach.chains import Checked
 from bellbuoy.errors import ConfigurationError, Full
 from bellbuoy.model.audit import Head
-from bellbuoy.service.drills.damage import fill
+from bellbuoy.service.drills.small_disk import fill
 from tests.support.audit import contents, entry, files, log_in
 
 

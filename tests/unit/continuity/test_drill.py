@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bellbuoy.continuity.catalogue import DRILLS
+from bellbuoy.continuity.catalogue import PLANNED
 from bellbuoy.continuity.drill import (
     CHECKS,
     DAYS,
@@ -120,7 +120,7 @@ def test_a_drill_that_is_planned_twice_goes_by_the_more_frequent() -> None:
 
 
 def test_every_drill_says_what_it_does_and_allows_only_what_is_checked() -> None:
-    for drill in DRILLS.values():
+    for drill in PLANNED.values():
         assert drill.hypothesis.endswith(".")
         assert drill.fault.endswith(".")
         assert drill.allows <= CHECKS.keys()

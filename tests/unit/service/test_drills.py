@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from bellbuoy.clock import ManualClock
-from bellbuoy.continuity.drill import Check, DrillReport, Phase, Reading
+from bellbuoy.continuity.drill import Check, DrillReport, Phase, Reading, due
 from bellbuoy.errors import ConfigurationError
+from bellbuoy.service.cli.drill import drill_list, drill_record, drill_run
 from bellbuoy.service.drills.due import DrillsDue
 from bellbuoy.service.drills.page import page
-from bellbuoy.service.drills.records import Records
+from bellbuoy.service.drills.records import Kept, Records
 from bellbuoy.service.settings import load, with_overrides
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -33,14 +35,14 @@ def report(**fields: object) -> DrillReport:
     return DrillReport(**{**given, **fields})  # type: ignore[arg-type]
 
 
-def test_a_record_comes_back_as_it_was_and_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+def test_a_record_comes_back_as_it_was_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     records = Records(tmp_path)
     first, second = report(), report(started_at=1_800_000_100.0, checks=[Check("felt", "it was", True)])
     records.add(second)
     path = records.add(first)
     assert path.stat().st_mode & 0o777 == 0o600
     (path.parent / "torn.json").write_text('{"drill": "fcm_')
-    assert records.all() == [first, second]
+    assert records.all() == Kept([first, second], ["torn.json"])
 
 
 def overdue(telemetry: ServiceTelemetry) -> dict[str, float]:
@@ -65,6 +67,74 @@ def test_what_is_overdue_shows_in_a_metric_until_it_is_passed(tmp_path: Path) ->
     Records(tmp_path).add(report(started_at=clock.time()))
     due.look()
     assert overdue(telemetry) == {"fcm_outage": 0.0}
+
+
+def test_a_record_that_cannot_be_read_is_told_of_once(tmp_path: Path) -> None:
+    clock, told = ManualClock(), list[dict[str, object]]()
+    telemetry = ServiceTelemetry(clock)
+    telemetry.listeners.append(lambda name, fields: told.append({"event": name, **fields}))
+    due = DrillsDue(with_overrides(load(), {"data": {"dir": tmp_path}}), clock=clock, telemetry=telemetry)
+    path = Records(tmp_path).add(report())
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-10])
+    due.look()
+    due.look()
+    assert told == [{"event": "drill_record_unreadable", "file": path.name}]
+    path.write_bytes(sound)
+    due.look()
+    path.write_bytes(b"")
+    due.look()
+    assert len(told) == 2
+
+
+def test_the_list_names_a_record_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Records(tmp_path).add(report()).write_text("{")
+    drill_list(data_dir=tmp_path, as_json=True)
+    shown = capsys.readouterr()
+    assert "fcm_outage" in shown.err
+    assert "cannot be read" in shown.err
+    rows = {row["drill"]: row for row in json.loads(shown.out)["items"]}
+    assert rows["fcm_outage"]["last_run"] is None
+
+
+def test_what_people_rehearsed_is_recorded_and_due_again_a_quarter_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Records(tmp_path).add(report(drill="rebuild", result="failed", started_at=1_700_000_000.0))
+    drill_record("rebuild", passed=True, note="RTO 38 min, RPO 4 s", data_dir=tmp_path)
+    failed, passed = Records(tmp_path).all().reports
+    assert (failed.result, passed.result, passed.why) == ("failed", "passed", "RTO 38 min, RPO 4 s")
+    capsys.readouterr()
+    drill_list(data_dir=tmp_path, as_json=True)
+    rows = {row["drill"]: row for row in json.loads(capsys.readouterr().out)["items"]}
+    assert (rows["rebuild"]["every"], rows["rebuild"]["result"], rows["rebuild"]["stack"]) == (
+        "quarterly",
+        "passed",
+        "people",
+    )
+    (due_again,) = due({"quarterly": ["rebuild"]}, [failed, passed], since=0.0)
+    assert due_again.due_at == passed.started_at + 92 * DAY_S
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "said"),
+    [
+        ("fcm_outage", "done", "nothing that people"),
+        ("rebuid", "done", "nothing that people"),
+        ("rebuild", " ", "note"),
+    ],
+)
+def test_nothing_is_recorded_of_what_a_program_runs_or_without_a_word(
+    tmp_path: Path, name: str, note: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        drill_record(name, passed=True, note=note, data_dir=tmp_path)
+    assert Records(tmp_path).all().reports == []
+
+
+def test_what_people_rehearse_is_not_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="rehearsed by people"):
+        drill_run(["rebuild"], data_dir=tmp_path)
 
 
 def test_a_drill_that_there_is_not_is_an_error_that_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from bellbuoy.clock import SystemClock
-from bellbuoy.continuity.catalogue import DRILLS
+from bellbuoy.continuity.catalogue import DRILLS, PLANNED, REHEARSALS
 from bellbuoy.continuity.drill import DrillReport, Due
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import output
@@ -31,9 +31,12 @@ def drill_list(config: Config = None, data_dir: DataDir = None, as_json: Json = 
 
     settings, now = settings_of(config, data_dir), time.time()
     records = Records(settings.data.dir)
-    due_of = {one.drill: one for one in planned(settings.drills, records, now)}
-    last_of = {report.drill: report for report in records.all()}
-    rows = [_row(name, due_of.get(name), last_of.get(name), now) for name in DRILLS]
+    kept = records.all()
+    for name in kept.unreadable:
+        output.complain(f"the record {name} cannot be read, and counts as none", "move it out of the folder of drills")
+    due_of = {one.drill: one for one in planned(settings.drills, kept.reports, since=records.since(now))}
+    last_of = {report.drill: report for report in kept.reports}
+    rows = [_row(name, due_of.get(name), last_of.get(name), now) for name in PLANNED]
     if as_json:
         output.show_json({"items": rows})
         return
@@ -42,7 +45,7 @@ def drill_list(config: Config = None, data_dir: DataDir = None, as_json: Json = 
 
 
 def _row(name: str, due: Due | None, last: DrillReport | None, now: float) -> dict[str, Any]:
-    drill = DRILLS[name]
+    drill = PLANNED[name]
     when = None if due is None else "overdue" if due.overdue(now) else _day(due.due_at)
     return {
         "drill": name,
@@ -73,7 +76,8 @@ def drill_run(
         str | None, typer.Option("--mongodb-uri", help="A MongoDB for drills of a cluster; else one is started.")
     ] = None,
     small_disk: Annotated[
-        Path | None, typer.Option("--small-disk", help="A directory on a small file system, for disk_full.")
+        Path | None,
+        typer.Option("--small-disk", help="A directory on a small file system, for disk_full and backup_target_full."),
     ] = None,
     keep: Annotated[Path | None, typer.Option("--keep", help="Leave the stack's data and logs there.")] = None,
     config: Config = None,
@@ -86,6 +90,10 @@ def drill_run(
     from bellbuoy.service.drills.records import Records, who
 
     unknown = [name for name in names if name not in DRILLS]
+    if unknown and unknown[0] in REHEARSALS:
+        raise ConfigurationError(
+            f"{unknown[0]} is rehearsed by people", hint=f"then bellbuoy drill record {unknown[0]}; see docs/runbooks"
+        )
     if unknown:
         raise ConfigurationError(f"there is no drill {unknown[0]}", hint="bellbuoy drill list shows them")
     if html is not None:
@@ -123,6 +131,42 @@ def drill_run(
 
         html.write_text(page(reports))
     sys.exit(_status(reports) if whole else 1)
+
+
+@drill_app.command("record")
+def drill_record(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What was rehearsed: rebuild.")],
+    passed: Annotated[bool, typer.Option("--passed/--failed", help="What it came to.")],
+    note: Annotated[str, typer.Option("--note", help="What was found and measured, for whoever reads it later.")],
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write down what came of a rehearsal that no program can run, with who says so, now."""
+    from bellbuoy.service.drills.records import Records, who
+
+    if name not in REHEARSALS:
+        hint = f"bellbuoy drill run {name}" if name in DRILLS else f"there is: {', '.join(REHEARSALS)}"
+        raise ConfigurationError(f"{name} is nothing that people rehearse", hint=hint)
+    if not note.strip():
+        raise ConfigurationError("a record without a note proves little", hint='--note "RTO 38 min, RPO 4 s; ..."')
+    drill = REHEARSALS[name]
+    report = DrillReport(
+        drill=name,
+        stack=drill.stack,
+        hypothesis=drill.hypothesis,
+        fault=drill.fault,
+        by=who(),
+        started_at=time.time(),
+        result="passed" if passed else "failed",
+        why=note,
+    )
+    try:
+        path = Records(settings_of(config, data_dir).data.dir).add(report)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the record could not be kept: {error.strerror}", hint="make room in the data directory, or give another"
+        ) from None
+    output.out.print(f"{report.result}, by {escape(report.by)}: {escape(str(path))}")
 
 
 def _writable(page: Path) -> None:

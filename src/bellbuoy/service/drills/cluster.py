@@ -37,9 +37,8 @@ class ClusterStack(Stack):
     def make(self) -> None:
         self.wiring |= {"BELLBUOY_LEDGER__URL": self._mongodb_url()}
         if self.rabbitmq is not None:
-            proxy = self.proxies["rabbitmq"] = Proxy(self.rabbitmq.port)
-            url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/{self.rabbitmq.make_vhost()}"
-            self.wiring["BELLBUOY_QUEUE__URL"] = url
+            self.proxies["rabbitmq"] = Proxy(self.rabbitmq.port)
+            self.wiring["BELLBUOY_QUEUE__URL"] = self.empty_queue(self.rabbitmq)
         if self.redis is not None:
             proxy = self.proxies["redis"] = Proxy(self.redis.port)
             self.wiring["BELLBUOY_CACHE__URL"] = f"redis://127.0.0.1:{proxy.port}/0"
@@ -67,6 +66,10 @@ class ClusterStack(Stack):
             place, options = f"127.0.0.1:{proxy.port}/bellbuoy", "directConnection=true"
         self.proxies["mongodb"] = proxy
         return f"mongodb://{place}?{options}"
+
+    def empty_queue(self, server: RabbitServer) -> str:
+        """The URL of another virtual host with nothing in it, through the proxy."""
+        return f"amqp://guest:guest@127.0.0.1:{self.proxies['rabbitmq'].port}/{server.make_vhost()}"
 
     @property
     def both(self) -> Node:

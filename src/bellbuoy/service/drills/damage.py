@@ -18,13 +18,13 @@ from bellbuoy.continuity.drill import Check
 from bellbuoy.service.drills.node import Node, NotAsExpected, request, to_android, to_email
 from bellbuoy.service.drills.scene import Scene, slow_providers
 from bellbuoy.service.drills.shifted import set_clock
+from bellbuoy.service.drills.small_disk import fill
 
 POISONED = "poisoned-token"
 POISON_EVERY_S = 0.2
 DAMAGED_IN_S = 3.0
 ATTEMPT_S_MAX = 10.0
 """No attempt against the stand-ins of a drill lasts longer, and every jump of the clock is."""
-_PAGE = b"\0" * 4096
 _HEAD = struct.Struct(">II")  # As in the journal: length and checksum before the data.
 
 # Another program that writes to the ledger's file and does not come to an end, as a careless backup might.
@@ -36,13 +36,6 @@ c.execute("BEGIN IMMEDIATE")
 print("held", flush=True)
 sys.stdin.read()
 """
-
-
-def fill(path: Path) -> None:
-    """Take all the room there is, to the last page."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(_PAGE)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bellbuoy.clock import Clock
-from bellbuoy.continuity.drill import Due, due
+from bellbuoy.continuity.drill import DrillReport, Due, due
 from bellbuoy.service.drills.records import Records
 from bellbuoy.service.sections import Drills
 from bellbuoy.service.settings import Settings
@@ -12,13 +14,9 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 LOOK_EVERY_S = 300.0
 
 
-def planned(plan: Drills, records: Records, now: float) -> list[Due]:
-    """When each planned drill is due. Raises OSError where the data directory cannot be written."""
-    return due(
-        {"monthly": plan.monthly, "quarterly": plan.quarterly, "annual": plan.annual},
-        records.all(),
-        since=records.since(now),
-    )
+def planned(plan: Drills, reports: Sequence[DrillReport], *, since: float) -> list[Due]:
+    """When each planned drill is due; `since` as in `due`."""
+    return due({"monthly": plan.monthly, "quarterly": plan.quarterly, "annual": plan.annual}, reports, since=since)
 
 
 class DrillsDue:
@@ -36,6 +34,7 @@ class DrillsDue:
         self._clock = clock
         self._telemetry = telemetry
         self._told: set[str] = set()
+        self._unreadable: set[str] = set()
 
     async def run(self) -> None:
         """Look every few minutes, until cancelled."""
@@ -48,8 +47,12 @@ class DrillsDue:
 
     def look(self) -> None:
         """Look now. Raises OSError."""
-        now = self._clock.time()
-        for one in planned(self._plan, self._records, now):
+        now, kept = self._clock.time(), self._records.all()
+        for name in kept.unreadable:
+            if name not in self._unreadable:
+                self._telemetry.event("drill_record_unreadable", file=name)
+        self._unreadable = set(kept.unreadable)
+        for one in planned(self._plan, kept.reports, since=self._records.since(now)):
             overdue = one.overdue(now)
             self._telemetry.drill_overdue.labels(one.drill).set(float(overdue))
             if overdue and one.drill not in self._told:

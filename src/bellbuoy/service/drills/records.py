@@ -9,12 +9,20 @@ import time
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from bellbuoy.continuity.drill import DrillReport
 
 KEPT_MAX = 1_000
 """Records that are kept; the oldest go first."""
 _decoder = msgspec.json.Decoder(DrillReport)
+
+
+class Kept(Struct, frozen=True):
+    """The records that can be read, the oldest first, and the names of the files that cannot, which prove nothing."""
+
+    reports: list[DrillReport]
+    unreadable: list[str]
 
 
 class Records:
@@ -40,15 +48,15 @@ class Records:
             old.unlink(missing_ok=True)
         return path
 
-    def all(self) -> list[DrillReport]:
-        """Every record that can be read, the oldest first."""
-        found = []
+    def all(self) -> Kept:
+        """Every record there is. One of another version cannot be read either."""
+        kept = Kept([], [])
         for path in self._files():
             try:
-                found.append(_decoder.decode(path.read_bytes()))
+                kept.reports.append(_decoder.decode(path.read_bytes()))
             except (OSError, msgspec.MsgspecError):
-                continue  # Of another version, or half gone: it proves nothing.
-        return found
+                kept.unreadable.append(path.name)
+        return kept
 
     def since(self, now: float) -> float:
         """Epoch seconds from which drills that were never run are waited for: the first time that anybody asked.

@@ -58,6 +58,16 @@ class _Process(ABC):
             self._process.wait(timeout=30)
             self._process = None
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def lose(self) -> None:
+        """Kill it, and delete all that it has."""
+        self.kill()
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+
     def freeze(self) -> None:
         """SIGSTOP: connections stay open, and nothing answers."""
         self._signal(signal.SIGSTOP)

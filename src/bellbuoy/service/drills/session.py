@@ -6,17 +6,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.catalogue import DRILLS
 from bellbuoy.continuity.drill import CHECKS, Check, Drill, DrillReport, Result
+from bellbuoy.service.drills.backed_up import BackedUpStack, SmallTargetStack
 from bellbuoy.service.drills.cluster import OwnClusterStack, cluster_faults
 from bellbuoy.service.drills.conduct import Fault, Pace, Tell, conduct
 from bellbuoy.service.drills.faults import embedded_faults
+from bellbuoy.service.drills.lost_database import BackedUpClusterStack, mongodb_restore
 from bellbuoy.service.drills.named import RATE_PER_S_MAX, SECONDS_MAX, NamedStack, switch_faults
 from bellbuoy.service.drills.node import NotAsExpected
-from bellbuoy.service.drills.restoring import BackedUpStack, backup_restore
+from bellbuoy.service.drills.restoring import backup_restore
+from bellbuoy.service.drills.small_disk import SmallDisk, SmallDiskStack
 from bellbuoy.service.drills.stack import (
     BELLBUOY,
     SOON,
@@ -24,9 +28,9 @@ from bellbuoy.service.drills.stack import (
     CannotRun,
     SharedStack,
     ShiftedStack,
-    SmallDiskStack,
     Stack,
 )
+from bellbuoy.service.drills.targets import away, full, in_trouble
 
 LONG_S = 60.0
 """A fault that lasts so long is met by the waits that the product has, and not by short ones."""
@@ -36,6 +40,9 @@ FAULTS: dict[str, Fault] = {
     **cluster_faults(),
     **switch_faults(),
     "backup_restore": backup_restore,
+    "mongodb_restore": mongodb_restore,
+    "backup_target_away": partial(in_trouble, away),
+    "backup_target_full": partial(in_trouble, full),
 }
 """What each drill does."""
 KINDS: dict[str, type[Stack]] = {
@@ -44,7 +51,13 @@ KINDS: dict[str, type[Stack]] = {
     "backed_up": BackedUpStack,
     "shared": SharedStack,
 }
-"""What the others are run on."""
+SMALL: dict[str, type[SmallDiskStack | SmallTargetStack]] = {
+    "small_disk": SmallDiskStack,
+    "small_target": SmallTargetStack,
+}
+"""What those are run on that need a file system with little room."""
+CLUSTERS: dict[str, type[OwnClusterStack]] = {"cluster": OwnClusterStack, "backed_up_cluster": BackedUpClusterStack}
+"""What those are run on that need servers."""
 
 
 @dataclass(frozen=True)
@@ -188,10 +201,10 @@ class _Session:
         env = {} if plan.long else dict(SOON)
         if plan.url is not None:
             return NamedStack(folder, url=plan.url, key=plan.key, confirmed=plan.confirmed)
-        if drill.stack == "cluster":
-            return OwnClusterStack(folder, env, plan.command, mongodb_uri=plan.mongodb_uri)
-        if drill.stack == "small_disk":
-            return SmallDiskStack(folder, env, plan.command, disk=plan.small_disk)
+        if drill.stack in CLUSTERS:
+            return CLUSTERS[drill.stack](folder, env, plan.command, mongodb_uri=plan.mongodb_uri)
+        if drill.stack in SMALL:
+            return SMALL[drill.stack](folder, env, plan.command, disk=SmallDisk(plan.small_disk))
         return KINDS[drill.stack](folder, env, plan.command)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,7 +28,6 @@ BEFORE = timedelta(seconds=1)
 _EVER = datetime.min.replace(tzinfo=UTC)
 OF_A_SLOW_MACHINE = frozenset(MODES_OF["high_latency"])
 """Modes that say nothing of a fault where stack, load and servers share two cores."""
-DISK_BYTES = 32 * 1024 * 1024
 
 SOON: Mapping[str, str] = {
     "BELLBUOY_RETRY__INITIAL_DELAY_S": "0.2",
@@ -51,10 +48,6 @@ class CannotRun(ConfigurationError):
     """This machine has not what a drill needs; the hint says what to do."""
 
     code = "drill_cannot_run"
-
-
-SMALL_BYTES_MAX = 64 * 1024 * 1024
-"""Of a disk that a drill may fill."""
 
 
 @dataclass
@@ -198,22 +191,17 @@ class Stack(ABC):
         self.since = datetime.now(UTC) - BEFORE
         return self
 
-    def notifications(self) -> list[dict[str, Any]]:
-        """All that the ledger has since `begin`, the newest first."""
+    def notifications(self, node: Node | None = None) -> list[dict[str, Any]]:
+        """All that the ledger has since `begin`, the newest first; that of another node's ledger where one is given."""
+        asked, cursor = node or self.front, ""
         found: list[dict[str, Any]] = []
-        cursor = ""
         while True:
-            page = wait_for(partial(self._page, cursor), within_s=PAGE_S_MAX, why="a page of notifications")
+            page = wait_for(partial(_page, asked, cursor), within_s=PAGE_S_MAX, why="a page of notifications")
             fresh = [one for one in page["items"] if datetime.fromisoformat(one["accepted_at"]) >= self.since]
             found += fresh
             if page["next_cursor"] is None or not fresh:
                 return found
             cursor = f"&cursor={page['next_cursor']}"
-
-    def _page(self, cursor: str) -> Any:
-        """A page, None while a node refuses what was under way on connections that it has just replaced."""
-        answer = self.front.call("GET", f"/v1/notifications?limit=200{cursor}")
-        return answer.json() if answer.status == 200 else None
 
     def seen(self) -> dict[str, list[dict[str, Any]]]:
         """All that the providers got."""
@@ -239,37 +227,6 @@ class ShiftedStack(Stack):
 
 
 @dataclass
-class SmallDiskStack(Stack):
-    """The same on a file system of its own with little room, which only root may mount.
-
-    Args:
-        disk: a directory on a file system with little room that is there already; None mounts one.
-    """
-
-    disk: Path | None = None
-    _mounted: Path | None = None
-
-    def make(self) -> None:
-        if self.disk is None:
-            self.disk = self._mounted = _mount(self.folder / "disk")
-        if not self.disk.is_dir():
-            raise CannotRun(f"there is no directory {self.disk}", hint="make it, or give --small-disk another")
-        size = shutil.disk_usage(self.disk).total
-        if size > SMALL_BYTES_MAX:
-            raise CannotRun(
-                f"the disk of {self.disk} has {size // 2**20} MiB, and all of it would be filled",
-                hint=f"give --small-disk a directory on a file system of at most {SMALL_BYTES_MAX // 2**20} MiB",
-            )
-        self.add("serve", str(self.disk / "data"), "serve", accepts=True)
-
-    def close(self) -> None:
-        super().close()
-        if self._mounted is not None:
-            subprocess.run(["umount", str(self._mounted)], check=True)  # noqa: S603, S607
-            self._mounted = None
-
-
-@dataclass
 class SharedStack(Stack):
     """Two sets of nodes, each with one that accepts and one that delivers, on one embedded ledger."""
 
@@ -288,23 +245,17 @@ class SharedStack(Stack):
         return self.processes[2 * index : 2 * index + 2]
 
 
-def _mount(place: Path) -> Path:
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise CannotRun(
-            "a file system with little room cannot be mounted here",
-            hint="run it as root, or give --small-disk a directory on a file system of at most 64 MiB",
-        )
-    return place
-
-
 def _ask(node: Node, path: str) -> Any:
     answer = request("GET", node.url + path, headers={"Authorization": f"Bearer {node.key}"}, timeout_s=ASK_S_MAX)
     if answer.status != 200:
         raise NotAsExpected(f"{path} answered {answer.status}")
     return answer.json()
+
+
+def _page(node: Node, cursor: str) -> Any:
+    """A page, None while a node refuses what was under way on connections that it has just replaced."""
+    answer = node.call("GET", f"/v1/notifications?limit=200{cursor}")
+    return answer.json() if answer.status == 200 else None
 
 
 def _is_well(node: Node, calm: bool) -> bool:
