@@ -68,7 +68,8 @@ class Continuity:
         self._refused: str | None = None  # Why the archive is not ours.
         self._ours = False  # That it still is, is looked at with each backup.
         self._patient_until = 0.0
-        self._shipped = 0  # Batches of the send journal, so that their names differ.
+        self._shipped = 0  # The number of the last batch of the send journal that is in the archive.
+        self._damage = 0, 0  # Entries of the send journal, and files, that were told of.
 
     @property
     def journal(self) -> Sends | None:
@@ -113,11 +114,23 @@ class Continuity:
         if self.sends is None:
             return
         journal = self.sends.journal
+        self._tell_damage(self.sends)
         for batch in journal.batches():
-            self._shipped += 1
-            name = sends_name(self._clock.time(), self._owner, self._shipped)
-            await self.keeper.vault.put(name, encode_sends(await journal.read(batch)))
+            sent = await journal.read(batch)
+            self._tell_damage(self.sends)
+            name = sends_name(self._clock.time(), self._owner, self._shipped + 1)
+            await self.keeper.vault.put(name, encode_sends(sent))
+            self._shipped += 1  # Now only: a number that is missing is one that was lost.
             await journal.forget(batch)
+
+    def _tell_damage(self, sends: OpenSends) -> None:
+        """Say once what cannot be read back of the send journal: a restore would send it again."""
+        damaged, files = sends.journal.damage()
+        if damaged > self._damage[0] or len(files) > self._damage[1]:
+            self._damage = damaged, len(files)
+            detail = f"{damaged} entries of the send journal could not be read: {', '.join(files)}"
+            self._telemetry.raise_issue(Issue("journal_damaged", "sends", detail, self._clock.time()))
+            self._telemetry.event("journal_damaged", count=damaged, files=files)
 
     async def _take_turn(self) -> bool:
         return await self.keeper.in_turn(self._owner, self._work) is not None
