@@ -7,6 +7,7 @@ import contextlib
 from random import Random
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import SILENT_S, torn
 from bellbuoy.continuity.backup import encode_sends
 from bellbuoy.continuity.manifest import Kind, sends_name
 from bellbuoy.continuity.schedule import Times, due
@@ -68,6 +69,7 @@ class Continuity:
         self._refused: str | None = None  # Why the archive is not ours.
         self._ours = False  # That it still is, is looked at with each backup.
         self._patient_until = 0.0
+        self._series, self._shipped_at = owner, clock.time()
         self._shipped = 0  # The number of the last batch of the send journal that is in the archive.
         self._damage = 0, 0  # Entries of the send journal, and files, that were told of.
 
@@ -118,9 +120,11 @@ class Continuity:
         for batch in journal.batches():
             sent = await journal.read(batch)
             self._tell_damage(self.sends)
-            name = sends_name(self._clock.time(), self._owner, self._shipped + 1)
-            await self.keeper.vault.put(name, encode_sends(sent))
-            self._shipped += 1  # Now only: a number that is missing is one that was lost.
+            now = self._clock.time()
+            if self._shipped and now - self._shipped_at > SILENT_S:
+                self._series, self._shipped = f"{self._owner}.{int(now)}", 0  # How far the last one went is forgotten.
+            await self.keeper.vault.put(sends_name(now, self._series, self._shipped + 1), encode_sends(sent))
+            self._shipped, self._shipped_at = self._shipped + 1, now  # Now only: one that is missing was lost.
             await journal.forget(batch)
 
     def _tell_damage(self, sends: OpenSends) -> None:
@@ -145,6 +149,7 @@ class Continuity:
         self._turns += 1
         ready = await self.keeper.backup.ship()
         listed = await self._look()
+        ready = ready and not torn(listed.backups)
         kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._out_of_turn()
         if kind is None:
             return

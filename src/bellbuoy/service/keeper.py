@@ -17,8 +17,10 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import forsaken
 from bellbuoy.continuity.backup import Backup, Progress, silent
-from bellbuoy.continuity.manifest import Kind, Manifest
+from bellbuoy.continuity.look import encode_pruned, look_at
+from bellbuoy.continuity.manifest import Kind, Manifest, pruned_name, pruned_until
 from bellbuoy.continuity.restore import Plan, Restore
 from bellbuoy.continuity.retention import Keep, Pruned, prune
 from bellbuoy.continuity.turn import take_turn
@@ -198,11 +200,14 @@ class Keeper:
     async def prune(self, *, dry_run: bool = False) -> Pruned:
         """Delete what is older than it is to be kept, manifests first. Raises as `own`, and Unavailable."""
         await self.own()
-        listed = await self.vault.backups()
-        names = [one.name for one in await self.vault.names("")]
-        gone = prune(listed.backups, names, self._keep, self._clock.time())
+        look, now = await look_at(self.vault), self._clock.time()
+        gone = prune(look.backups, look.names, self._keep, now)
         if not dry_run and gone.names:
-            await self.vault.delete(gone.names)
+            early = forsaken(look, gone.names, self._keep, now)
+            if early:  # The settings say less than when it was written, and nobody shall take it for lost.
+                await self.vault.put(pruned_name(max(early.values()), now), encode_pruned(early))
+            told = [name for name in look.names if (pruned_until(name) or now) < now]
+            await self.vault.delete([*gone.names, *told])
             self._telemetry.event("backup_pruned", backups=gone.backups, objects=len(gone.names))
         return gone
 
@@ -261,10 +266,12 @@ def build_keeper(
     """
     vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
     scratch = archive.scratch_of(settings)
+    keep = Keep(settings.backup.full_days, settings.backup.incremental_days)
     backup = Backup(
         [] if store is None else archive.sources(settings, store, control, clock=clock, rng=rng),
         vault,
         scratch=scratch / "copy",
+        keep=keep,
         clock=clock,
         rng=rng,
         telemetry=telemetry,
@@ -275,7 +282,7 @@ def build_keeper(
         rehearse=lambda folder: rehearsal(settings, folder, clock=clock),
         locks=archive.locks_of(control, clock=clock),
         control=control,
-        keep=Keep(settings.backup.full_days, settings.backup.incremental_days),
+        keep=keep,
         scratch=scratch,
         ship_s=settings.backup.ship_s,
         clock=clock,

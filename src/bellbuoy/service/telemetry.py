@@ -133,6 +133,7 @@ EVENTS: dict[str, str] = {
     "backup_taken": "info",
     "backup_failed": "error",
     "backup_gap": "error",
+    "backup_object_damaged": "error",
     "backup_target_away": "error",
     "backup_target_healed": "info",
     "backup_verified": "info",

@@ -20,6 +20,7 @@ from bellbuoy.adapters.sqlite import SqliteLedger, SqlitePlace, SqliteSource
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import Backup
 from bellbuoy.continuity.restore import Missed, Restore, Restored
+from bellbuoy.continuity.retention import Keep
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
 from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
@@ -40,6 +41,7 @@ class Yard:
         self.root = root
         self.clock = ManualClock()
         self.telemetry = RecordingTelemetry()
+        self.keep = Keep()
         root.joinpath("data").mkdir()
         self.ledger = SqliteLedger(root / "data" / "bellbuoy.db", clock=self.clock, capture=True)
         names = ("one", "two") if second else ("one",)
@@ -55,6 +57,7 @@ class Yard:
             [self.source],
             self.vault,
             scratch=self.root / "scratch",
+            keep=self.keep,
             clock=self.clock,
             rng=Random(1),
             telemetry=self.telemetry,

@@ -16,6 +16,7 @@ from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import decode_sends, silent
 from bellbuoy.continuity.restore import Restore
 from bellbuoy.continuity.turn import LEASE_S
+from bellbuoy.continuity.verify import verify_archive
 from bellbuoy.errors import ConfigurationError, Conflict, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
@@ -257,6 +258,41 @@ async def test_what_a_dead_process_noted_is_shipped_by_the_next(tmp_path: Path) 
     await process.step()
     assert len(await process.loop.keeper.vault.names("sends/")) == 1
     await process.aclose()
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+async def test_what_is_lost_of_the_changes_is_made_good_by_one_full(
+    process: Process, tmp_path: Path, harm: str
+) -> None:
+    await process.accept("n0")
+    await process.step()
+    for n in (1, 2, 3):
+        await process.accept(f"n{n}")
+        await process.step()
+    victim = [path for path in sorted((tmp_path / "archive" / "log" / "ledger").rglob("*-*")) if path.is_file()][1]
+    victim.write_bytes(b"spoilt") if harm == "damaged" else victim.unlink()
+    await process.clock.advance(4 * HOUR_S)
+    told = await process.step()
+    assert ("backup_object_damaged" in told) == (harm == "damaged")
+    assert "backup_taken" in told
+    await process.accept("n4")
+    assert await process.step() == ["backup_taken", "backup_verified"], "at once"
+    assert await process.kinds() == ["full", "incremental", "full"]
+    for n in range(3):
+        await process.clock.advance(4 * HOUR_S)
+        await process.accept(f"m{n}")
+        assert await process.step() == ["backup_taken", "backup_verified"]
+    assert await process.kinds() == ["full", "incremental", "full", *["incremental"] * 3], "not again"
+
+
+async def test_a_process_that_was_silent_for_long_begins_another_series(process: Process) -> None:
+    await process.step()
+    for _ in range(3):
+        await note(process, "a")
+        await process.step()
+        await process.clock.advance(10 * 24 * HOUR_S)
+        await process.step()
+        assert (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad == {}
 
 
 async def note(process: Process, name: str) -> None:
