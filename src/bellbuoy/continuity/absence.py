@@ -19,6 +19,7 @@ from bellbuoy.continuity.manifest import (
     SENDS,
     Absent,
     Covered,
+    Kind,
     Known,
     Manifest,
     SendsPart,
@@ -34,7 +35,7 @@ from bellbuoy.continuity.manifest import (
     sends_of,
     shipped_of,
 )
-from bellbuoy.continuity.retention import DAY_S, Keep
+from bellbuoy.continuity.retention import DAY_S, Keep, needed
 
 SILENT_S = DAY_S
 """A process that wrote nothing of the send journal for so long begins another series."""
@@ -126,14 +127,18 @@ def lost_sends(look: Look, now: float) -> list[Hole]:
 def unfounded(look: Look) -> list[str]:
     """The series of changes that follow no full copy which is there."""
     known, founded = _known(look.backups), {series for series, _ in copies(look.backups)}
-    shipped = {one.series for one in shipped_of(look.names) if one.upto > known.get(one.series, 0)}
-    return sorted((shipped | look.tips.keys() | stretches(look.backups).keys()) - founded)
+    found = {one.series for one in shipped_of(look.names) if one.upto > known.get(one.series, 0)} | look.tips.keys()
+    if not _keeps_account(look.backups):
+        found |= stretches(look.backups).keys()
+    return sorted(found - founded)
 
 
 def tipless(look: Look) -> list[str]:
     """The series of changes whose tip is in no target: nobody knows how far they should go."""
-    series = {one.series for one in shipped_of(look.names)} | stretches(look.backups).keys()
-    return sorted(one for one in series if f"{one}/tip" not in look.names)
+    found = {one.series for one in shipped_of(look.names)} | stretches(look.backups).keys()
+    found &= {series for series, _ in copies(look.backups)}  # With the last of those the tip is pruned.
+    found |= {series for series, _ in _newest(look.backups).values()}  # A full backup ends with a shipping.
+    return sorted(one for one in found if f"{one}/tip" not in look.names)
 
 
 def torn(backups: Sequence[Manifest]) -> bool:
@@ -141,8 +146,7 @@ def torn(backups: Sequence[Manifest]) -> bool:
     newest, there = _newest(backups), stretches(backups)
     return any(
         one.series == series and one.upto > full.upto and holes(one.after, one.upto, there[series])
-        for manifest in backups
-        for one in manifest.absent
+        for one in _recorded(backups)
         for series, full in newest.values()
     )
 
@@ -166,8 +170,7 @@ def accounted(
     gathered = _carried(look, [*look.backups, manifest], loose, now)
     absent = {
         (one.series, one.after, one.upto): one
-        for other in look.backups
-        for one in other.absent
+        for one in _recorded(look.backups)
         if one.until > now and holes(one.after, one.upto, there[one.series])
     }
     fresh: list[Hole] = [] if keeps else _walked(look)
@@ -185,31 +188,38 @@ def accounted(
         gathered.setdefault(series, Known(min((s.after for s in loose[series]), default=full.upto), now))
     for series in () if keeps else loose:
         gathered.setdefault(series, Known(_start(series, before, loose, keeps=False), now))
-    return replace(
-        manifest, standing=_standing(manifest, look, keep, now), gathered=gathered, absent=list(absent.values())
-    )
+    return replace(manifest, standing=_standing(look, keep, now), gathered=gathered, absent=list(absent.values()))
 
 
-def _standing(manifest: Manifest, look: Look, keep: Keep, now: float) -> dict[str, float]:
+def _standing(look: Look, keep: Keep, now: float) -> dict[str, float]:
     """What has to be there from now on: what is there, and what is missing although its time is not over."""
-    tips = {f"{series}/tip" for series, _ in _newest([*look.backups, manifest]).values()}
-    ended = {manifest_name(one.kind, one.id): one.ended_at for one in look.backups}
-    times = {name: _until(name, ended.get(name), keep, now) for name in look.names}
+    times = {name: _until(name, keep, now) for name in look.names}
+    # Also that of a timeline which has just ended: it alone says how far that went.
+    tips = {f"{series}/tip" for series, _ in _newest(look.backups).values()}
     times |= dict.fromkeys(tips & look.names, now + keep.incremental_days * DAY_S)
+    names = {one.id: manifest_name(one.kind, one.id) for one in look.backups}
+    ends = {one.id: one.ended_at + _kept_days(one.kind, keep) * DAY_S for one in look.backups}
+    for one in look.backups:
+        for other in {one.id} | (needed(one, look.backups) if one.kind == "incremental" else set()):
+            times[names[other]] = max(times.get(names[other], 0.0), ends[one.id])
     return promised(look, now) | {name: until for name, until in times.items() if until > now}
 
 
-def _until(name: str, ended_at: float | None, keep: Keep, now: float) -> float:
-    """Up to which epoch second an object has to be there, 0 where nobody says so."""
+def _until(name: str, keep: Keep, now: float) -> float:
+    """Up to which epoch second an object has to be there by its name alone, 0 where that does not say so."""
     if name == OWNER:
         return now + keep.full_days * DAY_S
     if is_merged(name):
         return (sends_at(name) or 0.0) + _days(keep) * DAY_S
     folder, _, rest = name.partition("/")
-    if folder not in FOLDERS.values() or not is_manifest(name):
+    kind = next((kind for kind, of in FOLDERS.items() if of == folder), None)
+    if kind is None or not is_manifest(name):
         return 0.0
-    at = ended_at if ended_at is not None else began_at(rest.partition("/")[0]) or 0.0
-    return at + (keep.full_days if folder == FOLDERS["full"] else keep.incremental_days) * DAY_S
+    return (began_at(rest.partition("/")[0]) or 0.0) + _kept_days(kind, keep) * DAY_S
+
+
+def _kept_days(kind: Kind, keep: Keep) -> float:
+    return keep.full_days if kind == "full" else keep.incremental_days
 
 
 def _carried(look: Look, backups: Sequence[Manifest], loose: Mapping[str, object], now: float) -> dict[str, Known]:
@@ -228,10 +238,9 @@ def _missing(look: Look, now: float) -> list[Hole]:
     loose = _loose(look)
     there = _spans(look.backups, loose.values())
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for manifest in look.backups:
-        for one in manifest.absent:
-            if one.until > now:
-                found[one.series] += holes(one.after, one.upto, there[one.series])
+    for one in _recorded(look.backups):
+        if one.until > now:
+            found[one.series] += holes(one.after, one.upto, there[one.series])
     for series in {*loose, *(look.tips.keys() & known.keys())}:
         end = _end(loose[series], look.tips.get(series))
         found[series] += holes(_start(series, known, loose, keeps=keeps), end, there[series])
@@ -293,6 +302,11 @@ def _end(loose: Sequence[Loose], tip: Tip | None) -> int:
 def _keeps_account(backups: Sequence[Manifest]) -> bool:
     """Whether what was gathered is known; of an archive from before that was written down it is not."""
     return not backups or any(one.gathered is not None for one in backups)
+
+
+def _recorded(backups: Sequence[Manifest]) -> list[Absent]:
+    """What could not be gathered, as the newest account has it: what was there again later is in none that follows."""
+    return next((one.absent for one in reversed(backups) if one.gathered is not None), [])
 
 
 def _known(backups: Sequence[Manifest]) -> dict[str, int]:

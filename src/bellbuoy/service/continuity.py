@@ -171,8 +171,6 @@ class Continuity:
         taken = await self.keeper.take(kind)
         if taken is None:
             return
-        if kind == "full":
-            await self.keeper.backup.ship()
         if self._settings.verify:
             await self.keeper.prove()
         await self.keeper.prune()

@@ -26,7 +26,7 @@ from bellbuoy.continuity.retention import Keep, Pruned, prune
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
-from bellbuoy.errors import Conflict, Gap, StoreError, Unavailable
+from bellbuoy.errors import Conflict, Full, Gap, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -163,7 +163,10 @@ class Keeper:
         with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
             await self.vault.heal()
         if kind == "full":
-            return await self.backup.full(progress)
+            taken = await self.backup.full(progress)
+            with contextlib.suppress(Unavailable, Full):  # It is taken all the same, and shipping goes on by itself.
+                await self.backup.ship()
+            return taken
         if not await self.backup.ship():
             raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
         return await self.backup.incremental(progress)

@@ -254,6 +254,23 @@ async def test_a_part_of_the_send_journal_that_is_gone(archive: Archive, which: 
     assert lost_sends(await look_at(archive.vault), archive.clock.time()) == [] or gather == "before"
 
 
+async def test_what_is_there_again_is_gathered_and_lost_no_longer(archive: Archive) -> None:
+    names = await archive.names()
+    away = {name: (archive.root / "one" / name).read_bytes() for name in (shipped(names)[1], parts(names)[1])}
+    await archive.lose(*away)
+    await archive.clock.advance(1)
+    await archive.backup.incremental()
+    assert len(await archive.bad()) == 2
+    for name, data in away.items():
+        await archive.targets["one"].put(name, data)
+    await archive.backup.full()
+    await archive.ship(1)
+    assert await archive.bad() == {}
+    await archive.backup.incremental()
+    assert await archive.bad() == {}
+    assert not torn((await archive.vault.backups()).backups)
+
+
 async def test_what_one_target_lacks_the_next_heal_copies(two: Archive) -> None:
     names = await two.names()
     tip = next(name for name in names if name.endswith("tip"))
