@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ async def test_more_names_than_a_page_are_all_listed(tmp_path: Path) -> None:
     for number in range(1_500):
         (tmp_path / f"{number:05}").touch()
     assert len(await target.list("")) == 1_500
+
+
+async def test_what_somebody_put_into_a_folder_hides_nothing(tmp_path: Path) -> None:
+    target = Objects(f"file://{tmp_path}")
+    await target.put("log/a", b"1")
+    for name in (b"log/\xff", b"log/#1", b"log/a b", "log/²".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    (tmp_path / "log" / "nowhere").symlink_to(tmp_path / "none")
+    (tmp_path / "log" / "around").symlink_to(tmp_path)
+    (tmp_path / "log" / "empty").mkdir()
+    (tmp_path / "log" / "mine").touch()
+    assert [one.name for one in await target.list("log/")] == ["log/a", "log/mine"]
+    assert [one.name for one in await target.list("")] == ["log/a", "log/mine"]
 
 
 async def test_what_is_too_large_is_refused(target: Objects) -> None:

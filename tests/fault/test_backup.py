@@ -224,9 +224,17 @@ def test_what_cannot_be_restored_is_refused_and_says_why(tmp_path: Path) -> None
     assert verified["sound"]
     assert operator.doctor()["level"] == "ok"
     victim = next(path for path in (tmp_path / "archive").rglob("*.000000"))
-    victim.write_bytes(victim.read_bytes()[:-1])
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-1])
     verified, _ = operator.run("verify", "--json", status=1)
     assert list(verified["bad"]) == [f"first: {victim.relative_to(tmp_path / 'archive')}"]
+    assert operator.run("verify", victim.parents[1].name, "--json", status=1)[0]["bad"] == verified["bad"]
+    victim.write_bytes(whole)
+    victim = next(path for path in (tmp_path / "archive" / "log" / "ledger").rglob("*-*") if path.is_file())
+    victim.unlink()
+    verified, _ = operator.run("verify", "--json", status=1)
+    assert not verified["sound"]
+    assert all("missing: no second after" in why for why in verified["bad"].values())
     with Server(data, env=env) as server:
         assert server.status_of(sent) == "delivered"
 

@@ -7,6 +7,8 @@ setting of ours.
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +29,7 @@ TIMEOUT_S = 60.0
 """For one request; an object of the largest size needs a megabyte a second."""
 RETRY_S = 20.0
 """For how long a request that a server refused is made again; then the target counts as away."""
+_OURS = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Objects:
@@ -84,10 +87,12 @@ class Objects:
         """See `ObjectStore.list`."""
         found: list[Stored] = []
         with _translated(prefix):
-            async for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1_000):
-                found += [Stored(o["path"], o["size"], o["last_modified"].timestamp()) for o in page]
-                if len(found) > LISTED_MAX:
-                    raise Full(f"there are more than {LISTED_MAX} objects under {prefix}", hint="bellbuoy backup prune")
+            if self._folder is not None:
+                found = await asyncio.to_thread(_files, self._folder, prefix)
+            else:
+                async for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1_000):
+                    found += [Stored(o["path"], o["size"], o["last_modified"].timestamp()) for o in page]
+                    _bounded(found, prefix)
         return sorted(found, key=lambda one: one.name)
 
     async def delete(self, names: Sequence[str]) -> None:
@@ -118,6 +123,42 @@ def folder_of(url: str) -> Path | None:
 def _folder(path: Path) -> Any:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return LocalStore(path)
+
+
+def _files(root: Path, prefix: str) -> list[Stored]:
+    """The objects in a folder; its client fails on the first name or link that it cannot follow, whoever put it there.
+
+    What has another name than an object may have is none: half-written files of the client, and what is not ours.
+    """
+    found: list[Stored] = []
+    been = set[tuple[int, int]]()
+    for folder, folders, files in os.walk(root / prefix, onerror=_unless_gone, followlinks=True):
+        at = os.stat(folder)
+        if (at.st_dev, at.st_ino) in been:  # A link led back to where we come from.
+            folders.clear()
+            continue
+        been.add((at.st_dev, at.st_ino))
+        folders[:] = [one for one in folders if _OURS.fullmatch(one)]
+        for file in files:
+            path = Path(folder, file)
+            if _OURS.fullmatch(file) and path.is_file():
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # It was deleted just now.
+                found.append(Stored(path.relative_to(root).as_posix(), status.st_size, status.st_mtime))
+        _bounded(found, prefix)
+    return found
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _bounded(found: Sequence[Stored], prefix: str) -> None:
+    if len(found) > LISTED_MAX:
+        raise Full(f"there are more than {LISTED_MAX} objects under {prefix}", hint="bellbuoy backup prune")
 
 
 def _cloud(url: str, scheme: str, endpoint: str | None) -> Any:

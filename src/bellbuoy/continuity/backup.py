@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import Loose, accounted
+from bellbuoy.continuity.look import look_at
 from bellbuoy.continuity.manifest import (
     LOG,
+    MERGED,
     PART_BYTES,
     SENDS,
     Covered,
     Kind,
     Manifest,
     Part,
+    SendsPart,
     Shipped,
     Tip,
     log_name,
     new_id,
     part_name,
-    sends_at,
     sends_name,
+    sends_of,
     shipped_of,
 )
+from bellbuoy.continuity.retention import Keep
 from bellbuoy.continuity.vault import Vault
-from bellbuoy.errors import Damaged, Gap, Unavailable
+from bellbuoy.errors import ConfigurationError, Damaged, Gap, NotFound, Unavailable
 from bellbuoy.ports.archive import Changes, Snapshot, Source
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.sends import Sent
 
+T = TypeVar("T")
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
-
-MERGED = "all"
-"""The owner of what was gathered from many objects of the send journal."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Changes).decode
@@ -59,6 +67,7 @@ class Backup:
         sources: what is backed up, each under its own name.
         vault: the archive.
         scratch: a folder with room for one copy; what is left in it by a crash is deleted.
+        keep: for how long backups are kept, which their manifests say of each other.
         clock, rng: for times and names.
         telemetry: is told what was done.
 
@@ -71,6 +80,7 @@ class Backup:
         vault: Vault,
         *,
         scratch: Path,
+        keep: Keep,
         clock: Clock,
         rng: Random,
         telemetry: Telemetry,
@@ -78,10 +88,12 @@ class Backup:
         self.sources = sources
         self.vault = vault
         self._scratch = scratch
+        self._keep = keep
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
         self._shipping = asyncio.Lock()
+        self._unread = set[str]()  # What the last incremental had to leave where it was.
 
     # Full copies.
 
@@ -96,7 +108,9 @@ class Backup:
         began_at = self._clock.time()
         backup_id = new_id(began_at, self._rng)
         covered = await self._copy("full", backup_id, self.sources, progress)
-        return await self._finish(Manifest(backup_id, "full", began_at, self._clock.time(), covered))
+        now = self._clock.time()
+        manifest = Manifest(backup_id, "full", began_at, now, covered)
+        return await self._finish(accounted(manifest, await look_at(self.vault), self._keep, now))
 
     async def _copy(self, kind: Kind, backup_id: str, sources: Sequence[Source], progress: Progress) -> list[Covered]:
         """Copies of some sources, the first of all only if it is there. Raises as `full`."""
@@ -195,81 +209,142 @@ class Backup:
     async def incremental(self, progress: Progress = silent) -> Manifest | None:
         """Gather what was shipped since the last incremental, and delete it where it was.
 
-        A gap in what was shipped is told of and parts what comes before it from what comes after. What is copied often
-        is copied anew, if there is anything else to keep.
+        What is damaged is told of and stays where it is; it and a gap in what was shipped part what comes before them
+        from what comes after. What is copied often is copied anew, if there is anything else to keep.
 
         Returns:
-            The backup; None when there was nothing to gather.
+            The backup; None when there was nothing to gather, and nothing was lost either.
 
         Raises:
-            Damaged: some of what was shipped was changed.
             Unavailable, Full: a target failed; nothing is listed and nothing was deleted.
         """
         began_at = self._clock.time()
-        backup_id = new_id(began_at, self._rng)
-        shipped = shipped_of(one.name for one in await self.vault.names(f"{LOG}/"))
-        covered: list[Covered] = []
-        for stretch in _stretches(shipped):
-            covered.append(await self._gather(backup_id, len(covered), stretch, progress))
-        sends, old = await self._gather_sends(began_at)
-        if not covered and not sends:
+        if not any(name not in self._unread for name in await self._loose(began_at)):
             return None
-        often = [source for source in self.sources if source.often]
-        covered += await self._copy("incremental", backup_id, often, progress)
-        manifest = await self._finish(Manifest(backup_id, "incremental", began_at, self._clock.time(), covered, sends))
-        await self.vault.delete([*(one.name for one in shipped), *old])
-        return manifest
+        backup_id = new_id(began_at, self._rng)
+        look = await look_at(self.vault)
+        shipped, sends = shipped_of(look.names), [one for one in sends_of(look.names) if one.at < began_at]
+        covered, read = await self._gather(backup_id, shipped, progress)
+        parts, noted = await self._gather_sends(sends)
+        listed: list[Loose] = [*shipped, *sends]
+        gathered: list[Loose] = [*read, *noted]
+        manifest = Manifest(backup_id, "incremental", began_at, began_at, covered, parts)
+        manifest = accounted(manifest, look, self._keep, began_at, listed=listed, read=gathered)
+        names = {one.name for one in gathered}
+        taken: Manifest | None = None
+        if names or not {one for other in look.backups for one in other.absent}.issuperset(manifest.absent):
+            often = [source for source in self.sources if source.often]
+            covered += await self._copy("incremental", backup_id, often, progress)
+            taken = await self._finish(replace(manifest, ended_at=self._clock.time(), sources=covered))
+            await self.vault.delete(sorted(names))
+        self._unread = {one.name for one in listed} - names
+        return taken
 
-    async def _gather(self, backup_id: str, number: int, stretch: Sequence[Shipped], progress: Progress) -> Covered:
-        """Put a stretch without gaps into as few objects as hold it."""
-        first = stretch[0]
-        file = f"changes-{number}"
-        parts: list[Part] = []
+    async def _loose(self, before: float) -> list[str]:
+        """The names of what is there to be gathered."""
+        shipped = shipped_of(one.name for one in await self.vault.names(f"{LOG}/"))
+        sends = sends_of(one.name for one in await self.vault.names(f"{SENDS}/"))
+        return [one.name for one in shipped] + [one.name for one in sends if one.at < before]
 
-        async def put(group: Changes) -> None:
-            name = part_name("incremental", backup_id, first.source, file, len(parts))
-            parts.append(await self.vault.put(name, _encode(group)))
+    async def _gather(
+        self, backup_id: str, shipped: Sequence[Shipped], progress: Progress
+    ) -> tuple[list[Covered], list[Shipped]]:
+        """Put each stretch without gaps into as few objects as hold it; returns the stretches, and what was read."""
+        covered: list[Covered] = []
+        read: list[Shipped] = []
+        run: _Run | None = None
+        for at, one in enumerate(shipped):
+            found = await self._sound(one.name, partial(decode_shipped, one))
+            if found is not None:
+                read.append(one)
+                if run is not None and run.goes_on_with(one):
+                    await self._put_on(backup_id, run, one, found)
+                else:
+                    covered += [await self._closed(backup_id, run)] if run is not None else []
+                    run = _Run(one, f"changes-{len(covered)}", [], found, one.upto)
+            progress(one.source, at + 1, len(shipped))
+        covered += [await self._closed(backup_id, run)] if run is not None else []
+        return covered, read
 
-        group: Changes | None = None
-        for at, one in enumerate(stretch):
-            more = _decode(await self.vault.get(one.name))
-            if group is not None and _bytes(group) + _bytes(more) > PART_BYTES:
-                await put(group)
-                group = None
-            group = more if group is None else _joined(group, more)
-            progress(first.source, at + 1, len(stretch))
-        assert group is not None
-        await put(group)
-        tip = await self.vault.tip(first.source, first.timeline)
-        until = tip.until if tip is not None and tip.upto == group.upto else group.until
+    async def _put_on(self, backup_id: str, run: _Run, one: Shipped, found: Changes) -> None:
+        if _bytes(run.group) + _bytes(found) > PART_BYTES:
+            await self._put(backup_id, run)
+            run.group = found
+        else:
+            run.group = _joined(run.group, found)
+        run.upto = max(run.upto, one.upto)
+
+    async def _put(self, backup_id: str, run: _Run) -> None:
+        name = part_name("incremental", backup_id, run.first.source, run.file, len(run.parts))
+        run.parts.append(await self.vault.put(name, _encode(run.group)))
+
+    async def _closed(self, backup_id: str, run: _Run) -> Covered:
+        await self._put(backup_id, run)
+        first, until = run.first, run.group.until
+        with contextlib.suppress(Damaged, ConfigurationError):  # The changes themselves say how far they go.
+            tip = await self.vault.tip(first.source, first.timeline)
+            until = tip.until if tip is not None and tip.upto == run.upto else until
         guarantee = next((source.guarantee for source in self.sources if source.name == first.source), "")
-        return Covered(first.source, guarantee, first.timeline, first.after, group.upto, until, until, {file: parts})
+        files = {run.file: run.parts}
+        return Covered(first.source, guarantee, first.timeline, first.after, run.upto, until, until, files)
 
-    async def _gather_sends(self, before: float) -> tuple[list[Part], list[str]]:
-        """Put the small objects of the send journal together; returns the new ones, and the names of the old."""
-        found = await self.vault.names(f"{SENDS}/")
-        small = [one for one in found if f"-{MERGED}-" not in one.name and (sends_at(one.name) or before) < before]
+    async def _gather_sends(self, small: Sequence[SendsPart]) -> tuple[list[Part], list[SendsPart]]:
+        """Put small objects of the send journal together; returns what they are now in, and those that were read."""
         parts: list[Part] = []
+        read: list[SendsPart] = []
         group: list[Sent] = []
         size = 0
-        for at, one in enumerate(small):
-            group += _decode_sends(await self.vault.get(one.name))
-            size += one.size
-            if size > PART_BYTES or at == len(small) - 1:
-                stamp = sends_at(one.name) or before
-                parts.append(await self.vault.put(sends_name(stamp, MERGED, len(parts)), _encode_sends(group)))
+        for one in small:
+            found = await self._sound(one.name, lambda data: (decode_sends(data), len(data)))
+            if found is not None:
+                read.append(one)
+                group, size = group + found[0], size + found[1]
+            if group and (size > PART_BYTES or one is small[-1]):
+                name = sends_name(read[-1].at, MERGED, len(parts))
+                parts.append(await self.vault.put(name, _encode_sends(group)))
                 group, size = [], 0
-        return parts, [one.name for one in small]
+        return parts, read
+
+    async def _sound(self, name: str, of: Callable[[bytes], T]) -> T | None:
+        """What an object holds; None for one that no target has whole, which is told of the first time."""
+        try:
+            return of(await self.vault.get(name))
+        except NotFound:
+            return None
+        except (Damaged, ConfigurationError) as error:
+            if name not in self._unread:
+                self._telemetry.event("backup_object_damaged", object=name, detail=str(error))
+            return None
+
+
+class _Run(Struct):
+    """A stretch without gaps on its way into as few objects as hold it: those there are, and what is to be put next."""
+
+    first: Shipped
+    file: str
+    parts: list[Part]
+    group: Changes
+    upto: int
+
+    def goes_on_with(self, one: Shipped) -> bool:
+        """Whether nothing is missing in between."""
+        return one.series == self.first.series and one.after <= self.upto
 
 
 def decode_changes(data: bytes) -> Changes:
-    """Changes as they were shipped or gathered."""
-    return _decode(data)
+    """Changes as they were shipped or gathered. Raises Damaged for anything else."""
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        raise Damaged("these are no changes") from None
 
 
 def decode_sends(data: bytes) -> list[Sent]:
-    """What an object of the send journal tells."""
-    return _decode_sends(data)
+    """What an object of the send journal tells. Raises Damaged for anything else."""
+    try:
+        return _decode_sends(data)
+    except msgspec.DecodeError:
+        raise Damaged("this is no part of the send journal") from None
 
 
 def encode_sends(sends: Sequence[Sent]) -> bytes:
@@ -277,16 +352,11 @@ def encode_sends(sends: Sequence[Sent]) -> bytes:
     return _encode_sends(sends)
 
 
-def _stretches(shipped: Sequence[Shipped]) -> list[list[Shipped]]:
-    """What follows on each other without a gap, in order."""
-    found: list[list[Shipped]] = []
-    last: Shipped | None = None
-    for one in shipped:
-        if last is None or (one.source, one.timeline) != (last.source, last.timeline) or one.after > last.upto:
-            found.append([])
-            last = one
-        found[-1].append(one)
-        last = max(last, one, key=lambda any: any.upto)
+def decode_shipped(one: Shipped, data: bytes) -> Changes:
+    """Changes as they were shipped. Raises Damaged for anything else, and for those of another name."""
+    found = decode_changes(data)
+    if (found.timeline, found.after, found.upto) != (one.timeline, one.after, one.upto):
+        raise Damaged(f"{one.name} holds other changes than its name says")
     return found
 
 

@@ -7,6 +7,8 @@
     log/SOURCE/TIMELINE/AFTER-UPTO          changes that were shipped since then
     log/SOURCE/TIMELINE/tip                 up to which change and which second that is all there is
     sends/AT-OWNER-NUMBER                   what was sent
+    pruned/UNTIL-AT                         what was deleted before the time that a manifest gives it
+    owner                                   whose archive it is
 
 An ID is the time at which the backup began and some chance, so names sort by time.
 """
@@ -30,7 +32,9 @@ PART_BYTES = 8 * 1024 * 1024
 
 Kind = Literal["full", "incremental"]
 FOLDERS: dict[Kind, str] = {"full": "fulls", "incremental": "incrementals"}
-LOG, SENDS = "log", "sends"
+LOG, SENDS, PRUNED = "log", "sends", "pruned"
+MERGED = "all"
+"""The owner of what was gathered from many objects of the send journal."""
 OWNER = "owner"
 """The object that names the installation whose archive it is."""
 _MANIFEST = "/manifest"
@@ -69,6 +73,25 @@ class Covered(Struct, frozen=True):
     files: dict[str, list[Part]]
 
 
+class Known(Struct, frozen=True):
+    """Up to which number a series was gathered, and the epoch second of what was gathered last."""
+
+    upto: int
+    at: float
+
+
+class Absent(Struct, frozen=True):
+    """Numbers of a series, after `after` and up to `upto`, that could not be gathered.
+
+    `until` is the epoch second from which on nobody is promised what was in them.
+    """
+
+    series: str
+    after: int
+    upto: int
+    until: float
+
+
 class Manifest(Struct, frozen=True):
     """A backup that is complete.
 
@@ -79,6 +102,12 @@ class Manifest(Struct, frozen=True):
         sends: parts of the send journal.
         format: of this.
         number: one more than that of any backup before it, so that no clock decides which is newest.
+        standing: what else had to be in the archive when it was written, each by name with the epoch second until when.
+        gathered: how far each series was gathered; None where its writer kept no account of that.
+        absent: what of the series is lost, as far as it still matters.
+
+    A series is a row of numbers without gaps: of the changes of a timeline, or of what a process wrote of the send
+    journal.
     """
 
     id: str
@@ -89,6 +118,9 @@ class Manifest(Struct, frozen=True):
     sends: list[Part] = field(default_factory=list)
     format: int = FORMAT
     number: int = 0
+    standing: dict[str, float] = field(default_factory=dict)
+    gathered: dict[str, Known] | None = None
+    absent: list[Absent] = field(default_factory=list)
 
     @property
     def parts(self) -> list[Part]:
@@ -195,21 +227,33 @@ class Shipped(Struct, frozen=True, order=True):
         """Of the object."""
         return log_name(self.source, self.timeline, self.after, self.upto)
 
+    @property
+    def series(self) -> str:
+        """Of the changes."""
+        return changes_series(self.source, self.timeline)
+
 
 def shipped_of(names: Iterable[str]) -> list[Shipped]:
-    """Those of some objects that hold changes which were shipped, in order."""
+    """Those of some objects that hold changes which were shipped, in order; any other name is none of them."""
     found: list[Shipped] = []
     for name in names:
         parts = name.split("/")
         if len(parts) == 4 and parts[0] == LOG:
             after, _, upto = parts[3].partition("-")
-            if after.isdigit() and upto.isdigit():
-                found.append(Shipped(parts[1], parts[2], int(after), int(upto)))
+            if after.isdecimal() and upto.isdecimal():
+                one = Shipped(parts[1], parts[2], int(after), int(upto))
+                if one.name == name and one.after < one.upto:
+                    found.append(one)
     return sorted(found)
 
 
+def changes_series(source: str, timeline: str) -> str:
+    """The series of the changes of a timeline."""
+    return f"{LOG}/{source}/{timeline}"
+
+
 def sends_name(at: float, owner: str, number: int) -> str:
-    """Where a part of the send journal is that was written at the epoch second `at`."""
+    """Where a part of the send journal is that was written at the epoch second `at`; of an owner it is that number."""
     return f"{SENDS}/{int(at * 1000):015}-{owner}-{number:020}"
 
 
@@ -217,13 +261,60 @@ def sends_at(name: str) -> float | None:
     """The epoch second of an object of the send journal, None for any other."""
     folder, _, rest = name.partition("/")
     stamp = rest.partition("-")[0]
-    return int(stamp) / 1000 if folder == SENDS and stamp.isdigit() else None
+    return int(stamp) / 1000 if folder == SENDS and stamp.isdecimal() else None
+
+
+class SendsPart(Struct, frozen=True):
+    """What the name of an object of the send journal says: when and by whom it was written, and its number of those."""
+
+    name: str
+    at: float
+    owner: str
+    upto: int
+
+    @property
+    def after(self) -> int:
+        """The number before it."""
+        return self.upto - 1
+
+    @property
+    def series(self) -> str:
+        """Of its owner."""
+        return f"{SENDS}/{self.owner}"
+
+
+def sends_of(names: Iterable[str]) -> list[SendsPart]:
+    """Those of some objects that are of the send journal as processes wrote it, in order; no gathered ones."""
+    found: list[SendsPart] = []
+    for name in sorted(names):
+        at = sends_at(name)
+        owner, _, number = name.partition("-")[2].rpartition("-")
+        if at is not None and owner and owner != MERGED and number.isdecimal() and len(number) == 20:
+            found.append(SendsPart(name, at, owner, int(number)))
+    return found
+
+
+def is_merged(name: str) -> bool:
+    """Whether an object holds what was gathered of the send journal."""
+    return name.startswith(f"{SENDS}/") and name.partition("-")[2].startswith(f"{MERGED}-")
+
+
+def pruned_name(until: float, at: float) -> str:
+    """Where the names are that were deleted at the epoch second `at`, to be kept up to `until`."""
+    return f"{PRUNED}/{int(until * 1000) + 1:015}-{int(at * 1000):015}"
+
+
+def pruned_until(name: str) -> float | None:
+    """Up to which epoch second somebody may look for what was deleted, None for the name of any other object."""
+    folder, _, rest = name.partition("/")
+    stamp = rest.partition("-")[0]
+    return int(stamp) / 1000 if folder == PRUNED and stamp.isdecimal() else None
 
 
 def sends_place(name: str) -> tuple[str, int] | None:
     """Who wrote an object of the send journal, and its place among theirs; None for any other."""
     owner, _, number = name.partition("-")[2].rpartition("-")
-    return (owner, int(number)) if sends_at(name) is not None and owner and number.isdigit() else None
+    return (owner, int(number)) if sends_at(name) is not None and owner and number.isdecimal() else None
 
 
 def digest(chunks: Iterable[bytes]) -> str:

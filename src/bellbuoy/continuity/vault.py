@@ -232,17 +232,21 @@ class Vault:
 
     async def names(self, prefix: str) -> list[Stored]:
         """What any target that is there has, in order of names. Raises Unavailable when none is."""
-        found: dict[str, Stored] = {}
-        error: StoreError | None = None
-        away = 0
-        for store in self.targets.values():
-            try:
-                found |= {one.name: one for one in await store.list(prefix)}
-            except Unavailable as one:
-                away, error = away + 1, one
-        if error is not None and away == len(self.targets):
-            raise error
+        found = {one.name: one for listed in (await self.each(prefix)).values() for one in listed}
         return [found[name] for name in sorted(found)]
+
+    async def each(self, prefix: str) -> dict[str, Sequence[Stored]]:
+        """What each target that is there has, in order of names. Raises Unavailable when none is."""
+        found: dict[str, Sequence[Stored]] = {}
+        error: StoreError | None = None
+        for target, store in self.targets.items():
+            try:
+                found[target] = await store.list(prefix)
+            except Unavailable as one:
+                error = one
+        if error is not None and not found:
+            raise error
+        return found
 
     async def tip(self, source: str, timeline: str) -> Tip | None:
         """The furthest tip of a timeline in the targets that answer, None when they have none.
@@ -272,6 +276,8 @@ class Vault:
                 if is_manifest(one.name):
                     try:
                         found.append(decode(one.name, await self.get(one.name)))
+                    except NotFound:
+                        continue  # It was pruned just now.
                     except (Damaged, ConfigurationError) as error:
                         damaged[one.name] = str(error)
         return Listed(sorted(found, key=lambda one: (one.number, one.began_at, one.id)), damaged)

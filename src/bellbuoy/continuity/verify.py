@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
+import msgspec
 from msgspec import Struct, field
 
-from bellbuoy.continuity.backup import decode_changes, decode_sends
-from bellbuoy.continuity.manifest import LOG, OWNER, SENDS, Manifest, Part, is_manifest, is_tip, shipped_of
+from bellbuoy.clock import Clock
+from bellbuoy.continuity.backup import decode_sends, decode_shipped
+from bellbuoy.continuity.look import decode_pruned
+from bellbuoy.continuity.manifest import (
+    LOG,
+    OWNER,
+    PRUNED,
+    SENDS,
+    Manifest,
+    Part,
+    is_manifest,
+    is_tip,
+    manifest_name,
+    pruned_until,
+    shipped_of,
+)
+from bellbuoy.continuity.retention import needed
+from bellbuoy.continuity.survey import survey, unreached
 from bellbuoy.continuity.vault import Vault, decode_tip
-from bellbuoy.errors import ConfigurationError, NotFound, StoreError, Unavailable
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Damaged, NotFound, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.ports.archive import Checked
 from bellbuoy.ports.ledger import Ledger
@@ -18,6 +35,7 @@ from bellbuoy.ports.ledger import Ledger
 SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
 _PAGE, _PAGES = 200, 10
+_LOOSE = (f"{LOG}/", f"{SENDS}/", f"{PRUNED}/", OWNER)
 
 
 class Verified(Struct, frozen=True):
@@ -39,8 +57,47 @@ class Verified(Struct, frozen=True):
         return not self.bad and (self.checked is None or self.checked.sound)
 
 
+async def verify_archive(vault: Vault, *, clock: Clock) -> Verified:
+    """Read every object of an archive in every target, and name what should be there and is not.
+
+    Whoever writes to it meanwhile makes nothing look lost: what is missing has to be so before everything was read and
+    after that.
+
+    Raises:
+        Unavailable: a target does not answer.
+    """
+    before = await survey(vault, clock.time())
+    listed = await vault.backups()
+    found = await verify_objects(vault, listed.backups, listed.damaged)
+    after = await survey(vault, clock.time())
+    absent = {name: why for name, why in after.items() if name in before}
+    return Verified(found.objects, found.bad | absent)
+
+
+async def verify_backup(vault: Vault, backup_id: str) -> Verified:
+    """Read every object of a backup in every target, and of what it needs to be of use.
+
+    Raises:
+        NotFound: there is no such backup.
+        Unavailable: a target does not answer.
+    """
+    backups = (await vault.backups()).backups
+    chosen = next((one for one in backups if one.id == backup_id), None)
+    if chosen is None:
+        raise NotFound(f"there is no backup {backup_id}", hint="bellbuoy backup list")
+    ids = {backup_id} | (needed(chosen, backups) if chosen.kind == "incremental" else set())
+    wanted = [one for one in backups if one.id in ids]
+    objects: dict[str, Part | None] = {manifest_name(one.kind, one.id): None for one in wanted}
+    objects |= {part.name: part for one in wanted for part in one.parts}
+    found = [await _read(vault, target, objects) for target in vault.targets]
+    bad = {name: str(error) for read in found for name, error in read.items()}
+    return Verified(len(objects) * len(found), bad | unreached(chosen, wanted))
+
+
 async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dict[str, str]) -> Verified:
     """Read every object of these backups, of the shipped changes and of the send journal, in every target.
+
+    What is deleted meanwhile, since it was gathered or has become too old, is not bad.
 
     Args:
         vault: the archive.
@@ -50,33 +107,58 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
     Raises:
         Unavailable: a target does not answer.
     """
-    bad: dict[str, str] = {}
+    found: dict[str, BellbuoyError] = {}
     count = 0
+    of = {part.name: (manifest_name(one.kind, one.id), part) for one in backups for part in one.parts}
+    parts: dict[str, Part | None] = {name: part for name, (_, part) in of.items()}
     for target, store in vault.targets.items():
         names = [one.name for one in await store.list("")]
-        parts: dict[str, Part | None] = {part.name: part for one in backups for part in one.parts}
-        loose: dict[str, Part | None] = {one: None for one in names if one.startswith((f"{LOG}/", f"{SENDS}/", OWNER))}
-        manifests: dict[str, Part | None] = {one: None for one in names if is_manifest(one)}
-        for name, part in (manifests | loose | parts).items():
-            count += 1
-            try:
-                _decoded(name, await vault.open(store, name, part), part)
-            except Unavailable:
-                raise
-            except (StoreError, ConfigurationError) as error:
-                bad[f"{target}: {name}"] = str(error)
-    named = {entry.partition(": ")[2] for entry in bad}
+        objects = dict.fromkeys(one for one in names if is_manifest(one) or one.startswith(_LOOSE)) | parts
+        read = await _read(vault, target, objects)
+        count, found = count + len(objects), found | read
+    there = {one.name for one in await vault.names("")}
+    bad = {
+        entry: str(error)
+        for entry, error in found.items()
+        if not isinstance(error, NotFound) or of.get(_name(entry), ("",))[0] in there
+    }
+    named = {_name(entry) for entry in bad}
     return Verified(count, bad | {name: why for name, why in damaged.items() if name not in named})
+
+
+def _name(entry: str) -> str:
+    """Of the object, without its target."""
+    return entry.partition(": ")[2]
+
+
+async def _read(vault: Vault, target: str, objects: Mapping[str, Part | None]) -> dict[str, BellbuoyError]:
+    """Read objects of a target; returns what is wrong with those that are not what they have to be."""
+    bad: dict[str, BellbuoyError] = {}
+    for name, part in objects.items():
+        try:
+            _decoded(name, await vault.open(vault.targets[target], name, part), part)
+        except Unavailable:
+            raise
+        except (StoreError, ConfigurationError) as error:
+            bad[f"{target}: {name}"] = error
+    return bad
 
 
 def _decoded(name: str, data: bytes, part: Part | None) -> None:
     """Raise where an object that no manifest vouches for does not hold what its name says."""
-    if part is None and shipped_of([name]):
-        decode_changes(data)
-    elif part is None and is_tip(name):
-        decode_tip(data)
-    elif part is None and name.startswith(f"{SENDS}/"):
-        decode_sends(data)
+    if part is not None:
+        return
+    try:
+        for one in shipped_of([name]):
+            decode_shipped(one, data)
+        if is_tip(name):
+            decode_tip(data)
+        elif name.startswith(f"{SENDS}/"):
+            decode_sends(data)
+        elif pruned_until(name) is not None:
+            decode_pruned(data)
+    except msgspec.DecodeError:
+        raise Damaged(f"{name} does not hold what its name says") from None
 
 
 async def witnesses(live: Ledger, rng: Random) -> list[Record]:

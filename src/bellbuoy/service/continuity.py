@@ -8,6 +8,7 @@ from collections import deque
 from random import Random
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import SILENT_S, torn
 from bellbuoy.continuity.backup import encode_sends
 from bellbuoy.continuity.manifest import Kind, sends_name
 from bellbuoy.continuity.schedule import Times, due
@@ -70,7 +71,9 @@ class Continuity:
         self._ours = False  # That it still is, is looked at with each backup.
         self._ours_until = 0.0  # When our sends are shipped, that is looked at again then.
         self._out_of_turn: deque[float] = deque(maxlen=OUT_OF_TURN_MAX)
-        self._shipped = 0  # Batches of the send journal, so that their names differ.
+        self._series, self._shipped_at = owner, clock.time()
+        self._shipped = 0  # The number of the last batch of the send journal that is in the archive.
+        self._damage = 0, 0  # Entries of the send journal, and files, that were told of.
 
     @property
     def journal(self) -> Sends | None:
@@ -115,15 +118,29 @@ class Continuity:
         if self.sends is None:
             return
         journal = self.sends.journal
+        self._tell_damage(self.sends)
         batches = journal.batches()
         if batches and self._clock.monotonic() >= self._ours_until:
             await self.keeper.refuse_another()
             self._ours_until = self._clock.monotonic() + LOOK_S
         for batch in batches:
-            self._shipped += 1
-            name = sends_name(self._clock.time(), self._owner, self._shipped)
-            await self.keeper.vault.put(name, encode_sends(await journal.read(batch)))
+            sent = await journal.read(batch)
+            self._tell_damage(self.sends)
+            now = self._clock.time()
+            if self._shipped and now - self._shipped_at > SILENT_S:
+                self._series, self._shipped = f"{self._owner}.{int(now)}", 0  # How far the last one went is forgotten.
+            await self.keeper.vault.put(sends_name(now, self._series, self._shipped + 1), encode_sends(sent))
+            self._shipped, self._shipped_at = self._shipped + 1, now  # Now only: one that is missing was lost.
             await journal.forget(batch)
+
+    def _tell_damage(self, sends: OpenSends) -> None:
+        """Say once what cannot be read back of the send journal: a restore would send it again."""
+        damaged, files = sends.journal.damage()
+        if damaged > self._damage[0] or len(files) > self._damage[1]:
+            self._damage = damaged, len(files)
+            detail = f"{damaged} entries of the send journal could not be read: {', '.join(files)}"
+            self._telemetry.raise_issue(Issue("journal_damaged", "sends", detail, self._clock.time()))
+            self._telemetry.event("journal_damaged", count=damaged, files=files)
 
     async def _take_turn(self) -> bool:
         return await self.keeper.in_turn(self._owner, self._work) is not None
@@ -138,6 +155,7 @@ class Continuity:
         self._turns += 1
         ready = await self.keeper.backup.ship()
         listed = await self._look()
+        ready = ready and not torn(listed.backups)
         kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._unless_too_many()
         if kind is None:
             return
@@ -160,8 +178,6 @@ class Continuity:
         taken = await self.keeper.take(kind)
         if taken is None:
             return
-        if kind == "full":
-            await self.keeper.backup.ship()
         if self._settings.verify:
             await self.keeper.prove()
         await self.keeper.prune(unattended=True)

@@ -17,14 +17,16 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import forsaken
 from bellbuoy.continuity.backup import Backup, Progress, silent
-from bellbuoy.continuity.manifest import Kind, Manifest
+from bellbuoy.continuity.look import encode_pruned, look_at
+from bellbuoy.continuity.manifest import Kind, Manifest, pruned_name, pruned_until
 from bellbuoy.continuity.restore import Plan, Restore
 from bellbuoy.continuity.retention import Keep, Pruned, prune, steady
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
-from bellbuoy.errors import Conflict, Gap, StoreError, Unavailable
+from bellbuoy.errors import Conflict, Full, Gap, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -177,7 +179,10 @@ class Keeper:
         with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
             await self.vault.heal()
         if kind == "full":
-            return await self.backup.full(progress)
+            taken = await self.backup.full(progress)
+            with contextlib.suppress(Unavailable, Full):  # It is taken all the same, and shipping goes on by itself.
+                await self.backup.ship()
+            return taken
         if not await self.backup.ship():
             raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
         return await self.backup.incremental(progress)
@@ -222,12 +227,14 @@ class Keeper:
             As `own`, and Unavailable.
         """
         await self.own()
-        listed = await self.vault.backups()
-        names = [one.name for one in await self.vault.names("")]
-        now = self._clock.time()
-        gone = prune(listed.backups, names, self._keep, steady(listed.backups, now) if unattended else now)
+        look, now = await look_at(self.vault), self._clock.time()
+        gone = prune(look.backups, look.names, self._keep, steady(look.backups, now) if unattended else now)
         if not dry_run and gone.names:
-            await self.vault.delete(gone.names)
+            early = forsaken(look, gone.names, self._keep, now)
+            if early:  # The settings say less than when it was written, and nobody shall take it for lost.
+                await self.vault.put(pruned_name(max(early.values()), now), encode_pruned(early))
+            told = [name for name in look.names if (pruned_until(name) or now) < now]
+            await self.vault.delete([*gone.names, *told])
             self._telemetry.event("backup_pruned", backups=gone.backups, objects=len(gone.names))
         return gone
 
@@ -286,10 +293,12 @@ def build_keeper(
     """
     vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
     scratch = archive.scratch_of(settings)
+    keep = Keep(settings.backup.full_days, settings.backup.incremental_days)
     backup = Backup(
         [] if store is None else archive.sources(settings, store, control, clock=clock, rng=rng),
         vault,
         scratch=scratch / "copy",
+        keep=keep,
         clock=clock,
         rng=rng,
         telemetry=telemetry,
@@ -300,7 +309,7 @@ def build_keeper(
         rehearse=lambda folder: rehearsal(settings, folder, clock=clock),
         locks=archive.locks_of(control, clock=clock),
         control=control,
-        keep=Keep(settings.backup.full_days, settings.backup.incremental_days),
+        keep=keep,
         scratch=scratch,
         ship_s=settings.backup.ship_s,
         clock=clock,

@@ -135,6 +135,7 @@ EVENTS: dict[str, str] = {
     "backup_failed": "error",
     "backup_gap": "error",
     "backup_archive_empty": "error",
+    "backup_object_damaged": "error",
     "backup_target_away": "error",
     "backup_target_healed": "info",
     "backup_verified": "info",

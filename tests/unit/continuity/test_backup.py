@@ -21,6 +21,7 @@ from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import Backup, encode_sends
 from bellbuoy.continuity.manifest import sends_name
 from bellbuoy.continuity.restore import Missed, Restore, Restored
+from bellbuoy.continuity.retention import Keep
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
 from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
@@ -42,6 +43,7 @@ class Yard:
         self.root = root
         self.clock = ManualClock()
         self.telemetry = RecordingTelemetry()
+        self.keep = Keep()
         root.joinpath("data").mkdir()
         self.ledger = SqliteLedger(root / "data" / "bellbuoy.db", clock=self.clock, capture=True)
         names = ("one", "two") if second else ("one",)
@@ -57,6 +59,7 @@ class Yard:
             [self.source],
             self.vault,
             scratch=self.root / "scratch",
+            keep=self.keep,
             clock=self.clock,
             rng=Random(1),
             telemetry=self.telemetry,

@@ -14,9 +14,10 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.adapters.sqlite.changes import Recording
 from bellbuoy.clock import ManualClock
-from bellbuoy.continuity.backup import silent
+from bellbuoy.continuity.backup import decode_sends, silent
 from bellbuoy.continuity.restore import Missed, Restore
 from bellbuoy.continuity.turn import LEASE_S
+from bellbuoy.continuity.verify import verify_archive
 from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
@@ -344,6 +345,87 @@ async def test_what_a_dead_process_noted_is_shipped_by_the_next(tmp_path: Path) 
     await process.step()
     assert len(await process.loop.keeper.vault.names("sends/")) == 1
     await process.aclose()
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+async def test_what_is_lost_of_the_changes_is_made_good_by_one_full(
+    process: Process, tmp_path: Path, harm: str
+) -> None:
+    await process.accept("n0")
+    await process.step()
+    for n in (1, 2, 3):
+        await process.accept(f"n{n}")
+        await process.step()
+    victim = [path for path in sorted((tmp_path / "archive" / "log" / "ledger").rglob("*-*")) if path.is_file()][1]
+    victim.write_bytes(b"spoilt") if harm == "damaged" else victim.unlink()
+    await process.clock.advance(4 * HOUR_S)
+    told = await process.step()
+    assert ("backup_object_damaged" in told) == (harm == "damaged")
+    assert "backup_taken" in told
+    await process.accept("n4")
+    assert await process.step() == ["backup_taken", "backup_verified"], "at once"
+    assert await process.kinds() == ["full", "incremental", "full"]
+    for n in range(3):
+        await process.clock.advance(4 * HOUR_S)
+        await process.accept(f"m{n}")
+        assert await process.step() == ["backup_taken", "backup_verified"]
+    assert await process.kinds() == ["full", "incremental", "full", *["incremental"] * 3], "not again"
+
+
+async def test_a_process_that_was_silent_for_long_begins_another_series(process: Process) -> None:
+    await process.step()
+    for _ in range(3):
+        await note(process, "a")
+        await process.step()
+        await process.clock.advance(10 * 24 * HOUR_S)
+        await process.step()
+        assert (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad == {}
+
+
+async def note(process: Process, name: str) -> None:
+    assert process.loop.journal is not None
+    delivery = Delivery("d", 0, "push", "fcm", "e")
+    await process.loop.journal.note(Record(name, "t", REQUEST, 1.0, 2.0), delivery, now=process.clock.time())
+
+
+async def test_damage_in_the_send_journal_is_told_and_the_rest_is_shipped(tmp_path: Path) -> None:
+    process = Process(tmp_path, "one", ManualClock())
+    for name in ("a", "b", "c"):
+        await note(process, name)
+    [segment] = (tmp_path / "data" / "sends").rglob("*.log")
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    vault = process.loop.keeper.vault
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vault, "targets", {})
+        told = await process.step() + await process.step()
+    assert told.count("journal_damaged") == 1, "not with each try"
+    detail = process.telemetry.issues["journal_damaged", "sends"].detail
+    assert detail.startswith("1 entries")
+    await process.step()
+    [name] = [one.name for one in await vault.names("sends/")]
+    assert [sent.notification_id for sent in decode_sends(await vault.get(name))] == ["a", "c"]
+    [kept] = (tmp_path / "data" / "sends").rglob("*.damaged")
+    assert kept.read_bytes() == data
+    assert kept.name in detail or kept.name.partition("-")[2] in detail
+    await process.aclose()
+    again = Process(tmp_path, "two", process.clock)
+    await again.step()
+    assert kept.name in again.telemetry.issues["journal_damaged", "sends"].detail, "until somebody moves it away"
+    await again.aclose()
+
+
+async def test_a_part_of_the_send_journal_has_its_number_when_it_is_in_the_archive(process: Process) -> None:
+    vault = process.loop.keeper.vault
+    await note(process, "a")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vault, "targets", {})
+        assert "backup_failed" in await process.step()
+    await process.step()
+    await note(process, "b")
+    await process.step()
+    assert [one.name.split("-")[-1].lstrip("0") for one in await vault.names("sends/")] == ["1", "2"]
 
 
 async def test_a_human_is_told_when_nothing_was_proven_for_long(process: Process) -> None:

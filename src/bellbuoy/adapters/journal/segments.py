@@ -27,7 +27,7 @@ ENTRY_BYTES_MAX = 1024 * 1024
 _HEAD = struct.Struct(">II")
 _NUMBER = struct.Struct(">Q")
 _SUFFIX = ".log"
-_DAMAGED = ".damaged"
+DAMAGED = ".damaged"
 _LOST_MAX = 1_000
 """So many entries one behind the other may be damaged, and those behind them are still found."""
 _TAKEN = "taken"
@@ -69,7 +69,7 @@ class SegmentLog:
     @property
     def kept(self) -> list[Path]:
         """Segments with damage, under their second names, until somebody takes them away."""
-        return sorted(self._folder.glob("*" + _DAMAGED))
+        return sorted(self._folder.glob("*" + DAMAGED))
 
     def append(self, entries: Sequence[bytes], *, sync: bool = True) -> int:
         """Write entries and wait until the disk has them.
@@ -219,7 +219,7 @@ class SegmentLog:
             path = self._path(segment)
             # Without room for a name, or on a file system that has no second ones, the count alone says so.
             with contextlib.suppress(OSError):
-                path.with_suffix(_DAMAGED).hardlink_to(path)
+                path.with_suffix(DAMAGED).hardlink_to(path)
 
     def _examine(self, segment: int) -> tuple[int, int, int]:
         """The number after a segment's last whole entry, the bytes up to there, and how many before it are damaged."""

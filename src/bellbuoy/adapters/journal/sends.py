@@ -2,7 +2,8 @@
 
 An entry is handed to the system before the attempt and not synced to the disk: a process that is killed loses none, and
 after a power cut it is the ledger itself that knows. So an entry costs a few microseconds and no wait. Entries lie in a
-folder for each time that they are shipped, and one that is shipped is deleted as a whole.
+folder for each time that they are shipped, and one that is shipped is deleted as a whole, but for segments with damage:
+those stay as `.damaged` beside the folders, for whoever wants to look what it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bellbuoy.adapters.journal.segments import SEGMENT_BYTES, SegmentLog
+from bellbuoy.adapters.journal.segments import DAMAGED, SEGMENT_BYTES, SegmentLog
 from bellbuoy.errors import ConfigurationError, Full
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.ports.operations import Telemetry
@@ -50,12 +51,14 @@ class SendJournal:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             self._closed = [batch for root in (*left, folder) for batch in sorted(root.iterdir()) if batch.is_dir()]
-            self._bytes_closed = sum(file.stat().st_size for batch in self._closed for file in batch.iterdir())
+            self._bytes_closed = sum(_size(batch) for batch in self._closed)
+            self._damage = {file: 0 for root in (*left, folder) for file in sorted(root.glob("*" + DAMAGED))}
         except OSError as error:
             raise ConfigurationError(
                 f"the send journal {folder} cannot be opened: {error.strerror}", hint="check [backup] sends_dir"
             ) from None
-        self._number = max((int(batch.name) for batch in folder.iterdir() if batch.name.isdigit()), default=0)
+        numbers = (one.name.partition("-")[0] for one in folder.iterdir())  # Of batches, and of what is left of them.
+        self._number = max((int(number) for number in numbers if number.isdecimal()), default=0)
 
     async def note(self, record: Record, delivery: Delivery, *, now: float) -> None:
         """See `Sends.note`."""
@@ -92,8 +95,19 @@ class SendJournal:
         return list(self._closed)
 
     async def read(self, batch: Path) -> list[Sent]:
-        """What is in one of them."""
-        return await asyncio.to_thread(_read, batch)
+        """What is in one of them; entries that do not check are counted, see `damage`."""
+        found, damaged = await asyncio.to_thread(_read, batch)
+        if damaged:
+            self._damage[batch] = damaged
+        return found
+
+    def damage(self) -> tuple[int, list[str]]:
+        """How many entries of what was read do not check, and the files with them that stay, relative to the folder.
+
+        Those of earlier processes that somebody has still to look at and move away are named as well.
+        """
+        files = {f"{file.parent.name}/{file.name}" for one in self._damage for file in _kept(one)}
+        return sum(self._damage.values()), sorted(files)
 
     async def forget(self, batch: Path) -> None:
         """It is safe elsewhere."""
@@ -123,15 +137,34 @@ class SendJournal:
             self._log = None
 
 
-def _read(batch: Path) -> list[Sent]:
+def _read(batch: Path) -> tuple[list[Sent], int]:
     log = SegmentLog(batch)
     try:
-        return [_decode(entry.data) for entry in log.read(log.pending)]
+        return [_decode(entry.data) for entry in log.read(log.pending)], log.damaged
     finally:
         log.close()
 
 
 def _remove(batch: Path) -> int:
-    size = sum(file.stat().st_size for file in batch.iterdir())
+    """Delete a batch, and move what of it is to be kept beside it; returns the bytes that it had."""
+    size = _size(batch)
+    for file in batch.glob("*" + DAMAGED):
+        file.rename(_beside(file))
     shutil.rmtree(batch)
     return size
+
+
+def _size(batch: Path) -> int:
+    """In bytes, without what is there under a second name."""
+    return sum(file.stat().st_size for file in batch.iterdir() if file.suffix != DAMAGED)
+
+
+def _kept(one: Path) -> list[Path]:
+    """The segments with damage of a batch, wherever they are now; `one` itself where it is such a segment."""
+    if one.suffix == DAMAGED:
+        return [one]
+    return sorted([*one.glob("*" + DAMAGED), *one.parent.glob(f"{one.name}-*{DAMAGED}")])
+
+
+def _beside(file: Path) -> Path:
+    return file.parent.parent / f"{file.parent.name}-{file.name}"

@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from bellbuoy.clock import SystemClock
-from bellbuoy.errors import Busy, ConfigurationError, NotFound
+from bellbuoy.errors import Busy, ConfigurationError
 from bellbuoy.service.cli import output
 from bellbuoy.service.cli.options import Config, DataDir, Json, epoch_of, settings_of
 
@@ -154,20 +154,18 @@ def backup_verify(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Read every object in every target, and name each that is not what was written. Exit status 1 for any.
+    """Read every object in every target, and name each that is not what was written, and what is missing.
 
-    Works without a ledger too, so that an archive can be proven before it is restored.
+    Exit status 1 for any. Works without a ledger too, so that an archive can be proven before it is restored.
     """
-    from bellbuoy.continuity.verify import verify_objects
+    from bellbuoy.continuity.verify import verify_archive, verify_backup
 
     async def verify() -> Any:
         async with _keeper(config, data_dir, alone=True) as keeper:
-            listed = await keeper.vault.backups()
-            chosen = [one for one in listed.backups if backup in (None, one.id)]
-            if backup is not None and not chosen:
-                raise NotFound(f"there is no backup {backup}", hint="bellbuoy backup list")
-            found = await verify_objects(keeper.vault, chosen, {} if backup else listed.damaged)
-            if not restore or backup is not None or found.bad:
+            if backup is not None:
+                return await verify_backup(keeper.vault, backup)
+            found = await verify_archive(keeper.vault, clock=SystemClock())
+            if not restore or found.bad:
                 return found
             with _progress(as_json) as progress:
                 proven = await _at_work(keeper, lambda: keeper.prove(progress))
@@ -179,7 +177,7 @@ def backup_verify(
     else:
         for name, why in found.bad.items():
             output.complain(why, name)
-        output.out.print(f"{found.objects} objects read, {len(found.bad)} of them bad")
+        output.out.print(f"{found.objects} objects read, {len(found.bad)} bad or missing")
         if found.checked is not None:
             books = found.checked.books
             output.out.print(
