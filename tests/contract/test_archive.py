@@ -71,6 +71,17 @@ async def test_what_somebody_put_into_a_folder_hides_nothing(tmp_path: Path) -> 
     assert [one.name for one in await target.list("")] == ["log/a", "log/mine"]
 
 
+async def test_a_folder_that_went_away_is_not_made_anew(tmp_path: Path) -> None:
+    target = Objects(f"file://{tmp_path}/folder")
+    await target.put("a", b"1")
+    (tmp_path / "folder").rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable, match="gone"):
+        await target.put("b", b"2")
+    assert not (tmp_path / "folder").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "folder")
+    await target.put("b", b"2")
+
+
 async def test_what_is_too_large_is_refused(target: Objects) -> None:
     with pytest.raises(ValueError, match="at most"):
         await target.put("large", bytes(OBJECT_BYTES_MAX + 1))

@@ -70,6 +70,10 @@ class Objects:
         """See `ObjectStore.put`."""
         if len(data) > OBJECT_BYTES_MAX:
             raise ValueError(f"{name} has {len(data)} bytes, at most {OBJECT_BYTES_MAX} are kept in one object")
+        if self._folder is not None and not self._folder.is_dir():
+            raise Unavailable(
+                "the folder is gone", hint="mount it again, or make it; it is made by itself at a start only"
+            )
         with _translated(name):
             await obstore.put_async(self._store, name, data, use_multipart=False)
             if self._folder is not None:

@@ -130,7 +130,7 @@ class Vault:
         One that is still away is left for later, and the others are healed among themselves.
 
         Raises:
-            Unavailable: all are away, or one went away in the middle.
+            Unavailable: all are away, or one went away while it was read.
         """
         if not self.behind:
             return 0
@@ -143,7 +143,7 @@ class Vault:
         if not there:
             raise Unavailable("no target of the backups answers", retry_after_s=10.0)
         copied = 0
-        everything, full = set[str]().union(*there.values()), set[str]()
+        everything, failed = set[str]().union(*there.values()), set[str]()
         for name, mine in there.items():
             missing = [one for one in everything - mine if not is_tip(one)]
             for one in sorted(missing, key=lambda one: (is_manifest(one), one)):
@@ -151,12 +151,12 @@ class Vault:
                 data = await source.get(one)
                 try:
                     await self.targets[name].put(one, data)
-                except Full as error:  # The others go on.
+                except (Full, Unavailable) as error:  # The others go on.
                     self._missed(name, error)
-                    full.add(name)
+                    failed.add(name)
                     break
                 copied += 1
-        healed = there.keys() - full
+        healed = there.keys() - failed
         healed -= await self._heal_tips({name: self.targets[name] for name in healed})
         self.behind -= healed
         self._away -= healed
@@ -166,7 +166,7 @@ class Vault:
 
     async def _heal_tips(self, targets: Mapping[str, ObjectStore]) -> set[str]:
         """Give each of these targets the furthest tip of all; returns those that had no room for it."""
-        full: set[str] = set()
+        failed: set[str] = set()
         names = {one.name for store in targets.values() for one in await store.list("log/") if is_tip(one.name)}
         for name in names:
             sealed = {target: await _if_there(store, name) for target, store in targets.items()}
@@ -180,10 +180,10 @@ class Vault:
                     continue
                 try:
                     await targets[target].put(name, furthest)
-                except Full as error:  # The others go on.
+                except (Full, Unavailable) as error:  # The others go on.
                     self._missed(target, error)
-                    full.add(target)
-        return full
+                    failed.add(target)
+        return failed
 
     def _tip_in(self, name: str, sealed: bytes) -> Tip | None:
         try:

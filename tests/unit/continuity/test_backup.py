@@ -24,7 +24,7 @@ from bellbuoy.continuity.restore import Missed, Restore, Restored
 from bellbuoy.continuity.retention import Keep
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import check_ledger, verify_objects
-from bellbuoy.errors import Conflict, Damaged, Full, NotFound, Unavailable
+from bellbuoy.errors import Conflict, Damaged, Full, NotFound, StoreError, Unavailable
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.ports.archive import Change, Snapshot, Unchanging
@@ -473,12 +473,13 @@ async def test_what_one_target_has_damaged_the_other_gives(tmp_path: Path) -> No
     await yard.ledger.aclose()
 
 
-async def test_a_target_without_room_stops_nothing_and_heals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [Full("no room"), Unavailable("read-only")])
+async def test_a_target_that_takes_nothing_stops_nothing_and_heals(tmp_path: Path, error: StoreError) -> None:
     yard = Yard(tmp_path, second=True)
 
     class NoRoom(Objects):
         async def put(self, name: str, data: bytes) -> None:
-            raise Full("no room")
+            raise error
 
     whole = yard.targets["two"]
     await yard.write(2)
