@@ -1,7 +1,7 @@
 """What may be deleted from an archive, and what may not because something that is kept needs it. Pure.
 
 An incremental is worth nothing without a full copy before its changes and everything between the two, so whatever a
-kept incremental needs is kept as well, however old. The newest full copy is always kept.
+kept incremental needs is kept as well, however old. The newest full copy and what follows it are always kept.
 """
 
 from __future__ import annotations
@@ -102,11 +102,20 @@ def _kept(backups: Sequence[Manifest], keep: Keep, now: float) -> set[str]:
     kept = {one.id for one in backups if one.ended_at >= now - days[one.kind] * DAY_S}
     fulls = [one for one in backups if one.kind == "full"]
     if fulls:
-        kept.add(max(fulls, key=lambda one: (one.number, one.began_at)).id)
+        newest = max(fulls, key=lambda one: (one.number, one.began_at))
+        kept |= {newest.id, *(one.id for one in backups if _follows(one, newest))}
     for one in backups:
         if one.kind == "incremental" and one.id in kept:
             kept |= needed(one, backups)
     return kept
+
+
+def _follows(incremental: Manifest, full: Manifest) -> bool:
+    """Whether an incremental leads on from a full copy: without it nothing that was shipped later could be restored."""
+    copies = [(copy, stretch) for stretch in incremental.sources if (copy := full.of(stretch.source)) is not None]
+    return incremental.kind == "incremental" and any(
+        stretch.timeline and _same(copy, stretch) and stretch.upto > copy.upto for copy, stretch in copies
+    )
 
 
 def _base(stretch: Covered, backups: Sequence[Manifest]) -> Manifest | None:

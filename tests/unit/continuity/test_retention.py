@@ -76,8 +76,26 @@ def test_what_is_kept_longer_than_asked_is_needed(
     wanted = {one.id for one in young} | {
         other for one in young if one.kind == "incremental" for other in needed(one, backups)
     }
-    newest = next((one.id for one in reversed(backups) if one.kind == "full"), None)
-    assert {one.id for one in kept} <= wanted | {newest}
+    newest = next((one for one in reversed(backups) if one.kind == "full"), None)
+    if newest is not None:
+        of = newest.sources[0]
+        ahead = [one for one in backups if one.kind == "incremental" and one.sources[0].timeline == of.timeline]
+        wanted |= {newest.id, *(one.id for one in ahead if one.sources[0].upto > of.upto)}
+    assert {one.id for one in kept} <= wanted
+
+
+@given(events=EVENTS, keep=KEEPS, later_days=st.floats(0, 400))
+def test_the_newest_state_can_be_restored_however_long_nothing_was_taken(
+    events: list[tuple[str, float]], keep: Keep, later_days: float
+) -> None:
+    backups, names, end = _archive(events)
+    kept = [one for one in backups if one.id not in prune(backups, names, keep, end + later_days * DAY_S).backups]
+    newest = next((one for one in reversed(backups) if one.kind == "full"), None)
+    for one in backups:
+        if newest is not None and one.kind == "incremental" and one.sources[0].upto > newest.sources[0].upto:
+            same = one.sources[0].timeline == newest.sources[0].timeline
+            assert not same or (_restorable(one, kept) or not _restorable(one, backups))
+            assert not same or one in kept
 
 
 @given(events=EVENTS, keep=KEEPS, later_days=st.floats(0, 60))
