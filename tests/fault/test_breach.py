@@ -213,6 +213,13 @@ def test_from_the_theft_to_the_letter(tmp_path: Path) -> None:
         for _ in range(2):
             assert json.loads(run(server, *notify, "--json", *here))["accepted"] == 2
         wait_for(lambda: server.received("smtp")["count"] == 3, why="each was told once")
+        reached = json.loads(run(server, *notify, "--wait", "30", "--json", *here))
+        assert (reached["reached"], reached["not_reached"]) == (2, [])
+        another = (*notify, "--channel", "sms", "--user", "ann", "--wait", "30", "--json", *here)
+        (unreached,) = json.loads(run(server, *another, status=1))["not_reached"]
+        assert (unreached["user_id"], unreached["status"]) == ("ann", "failed")
+        run(server, *notify, "--user", "nobody", *here, status=1)
+        assert server.received("smtp")["count"] == 3
 
         text = run(server, "breach", "report", "--key-id", stolen["id"], *here)
         assert "POST /v1/breach/isolate stop_sending" in text

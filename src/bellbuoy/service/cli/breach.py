@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bellbuoy.errors import BellbuoyError, ConfigurationError
+from bellbuoy.model.delivery import PENDING
 from bellbuoy.service.cli import evidence, output
-from bellbuoy.service.cli.client import ApiError
+from bellbuoy.service.cli.client import ApiError, Client
 from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of
 
 breach_app = typer.Typer(help="What to do about a breach. Without a command: how the service is isolated.")
@@ -76,51 +79,102 @@ def notify(
     channel: Annotated[list[str] | None, typer.Option("--channel", help="push, email or sms; may be repeated.")] = None,
     allow: Annotated[bool, typer.Option("--allow", help="Even while sending is stopped; it goes out then.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many would be told.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--user", metavar="ID", help="Only this user of the scope; may be repeated.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, max=86_400, help="Seconds to wait for who was reached, and who was not.")
+    ] = 0.0,
     url: Url = None,
     key: Key = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Tell every user of a scope, once: repeating it tells nobody again."""
+    """Tell every user of a scope, once: repeating it over the same channels tells nobody again.
+
+    What is accepted is not yet told: repeat it with --wait to see who was not reached, and tell those another way, as
+    by --channel sms --user ID.
+    """
     client = client_of(url, key, data_dir)
     asked, users = _scope(scope)
+    unknown = set(only or ()) - set(users)
+    if unknown:
+        raise ConfigurationError(
+            f"{', '.join(sorted(unknown))} is not in the scope", hint=f"give ids that are in {scope}"
+        )
+    users = [user for user in users if not only or user in only]
     state = client.get("/v1/breach")
     if (state["sending_stopped"] or state["accepting_stopped"]) and not (allow or dry_run):
         raise BellbuoyError("the service is isolated", hint="bellbuoy breach lift first, or give --allow")
-    told, refused = 0, list[dict[str, Any]]()
-    for user in [] if dry_run else users:
-        document: dict[str, Any] = {
-            "recipient": {"user_id": user},
-            "content": {"title": title, "body": body},
-            "priority": "high",
-        }
-        if channel:
-            document["channels"] = channel
+    message = {
+        "content": {"title": title, "body": body},
+        "priority": "high",
+        **({"channels": channel} if channel else {}),
+    }
+    told, refused = _tell(client, asked, [] if dry_run else users, message)
+    ends = _ends(client, told, wait) if wait else {}
+    reached = sum(1 for one in ends.values() if one["status"] == "delivered")
+    not_reached = [{"user_id": user, **one} for user, one in ends.items() if one["status"] != "delivered"]
+    if as_json:
+        found = {"reached": reached, "not_reached": not_reached} if wait else {}
+        output.show_json({"users": len(users), "accepted": len(told), "refused": refused, "dry_run": dry_run, **found})
+    else:
+        print(f"{len(users)} would be told" if dry_run else f"{len(told)} of {len(users)} notifications accepted")
+        for one in refused:
+            output.err.print(f"{one['user_id']}: {one['code']}: {one['why']}", markup=False)
+        if wait:
+            print(f"{reached} reached, {len(not_reached)} not")
+            for one in not_reached:
+                output.err.print(f"{one['user_id']}: {one['status']} {one['code'] or ''}".rstrip(), markup=False)
+        elif told:
+            print("accepted is not told: repeat this with --wait 300 to see who was reached")
+    if refused or not_reached:
+        raise typer.Exit(1)
+
+
+def _tell(
+    client: Client, asked: str, users: Sequence[str], message: dict[str, Any]
+) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """The notification of each user that was accepted, and why the others were refused."""
+    told, refused = dict[str, str](), list[dict[str, Any]]()
+    for user in users:
+        document = {"recipient": {"user_id": user}, **message}
         try:
-            client.post("/v1/notifications", document, key=_once(asked, user))
-            told += 1
+            told[user] = str(
+                client.post("/v1/notifications", document, key=_once(asked, user, message.get("channels", ())))["id"]
+            )
         except ApiError as error:
             if error.status in (401, 403, 503):
                 raise  # The next would fare no better.
             refused.append({"user_id": user, "code": error.code, "why": str(error)})
-    if as_json:
-        output.show_json({"users": len(users), "accepted": told, "refused": refused, "dry_run": dry_run})
-    else:
-        print(f"{len(users)} would be told" if dry_run else f"{told} of {len(users)} notifications accepted")
-        for one in refused:
-            output.err.print(f"{one['user_id']}: {one['code']}: {one['why']}", markup=False)
-    if refused:
-        raise typer.Exit(1)
+    return told, refused
 
 
-def _once(scope_id: str, user: str) -> str:
-    """The Idempotency-Key under which a user is told of a scope; ids may hold what no header can."""
-    return f"breach-{scope_id}-{hashlib.sha256(user.encode()).hexdigest()[:32]}"
+def _ends(client: Client, told: dict[str, str], wait_s: float) -> dict[str, dict[str, Any]]:
+    """What became of each user's notification within so many seconds: its id, status and code."""
+    end = time.monotonic() + wait_s
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        for user, one in told.items():
+            if user not in found or found[user]["status"] in PENDING:
+                now = client.get(f"/v1/notifications/{one}")
+                found[user] = {"id": one, "status": now["status"], "code": now.get("code")}
+        if all(one["status"] not in PENDING for one in found.values()) or time.monotonic() >= end:
+            return found
+        time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+
+
+def _once(scope_id: str, user: str, channels: Sequence[str]) -> str:
+    """The Idempotency-Key under which a user is told of a scope over some channels; ids may hold what no header can."""
+    whom = hashlib.sha256("\0".join((user, *sorted(channels))).encode()).hexdigest()[:32]
+    return f"breach-{scope_id}-{whom}"
 
 
 def _scope(path: Path) -> tuple[str, list[str]]:
     try:
         document = json.loads(path.read_bytes())
+        if document.get("verified") is False:
+            output.err.print("the audit log that this scope was read from did not verify: it may name too few users")
         return str(document["id"]), [str(user) for user in document["users"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigurationError(
