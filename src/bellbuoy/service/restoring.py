@@ -15,9 +15,11 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress
+from bellbuoy.continuity.look import look_at
 from bellbuoy.continuity.manifest import sends_at
 from bellbuoy.continuity.reconcile import Reconcile, Reconciled, gather
 from bellbuoy.continuity.restore import Restore, Restored
+from bellbuoy.continuity.survey import absent_sends
 from bellbuoy.continuity.verify import check_ledger
 from bellbuoy.errors import ConfigurationError, Conflict, Damaged
 from bellbuoy.ports.archive import Checked
@@ -49,6 +51,7 @@ class Report(Struct, frozen=True):
         checked: the books afterwards.
         rpo_s: seconds before this restore began of which it knows nothing.
         rto_s: seconds that all of it took.
+        absent_sends: parts of the send journal that are lost, or were left out; what they told may be sent again.
     """
 
     where: str
@@ -58,6 +61,7 @@ class Report(Struct, frozen=True):
     checked: Checked
     rpo_s: float
     rto_s: float
+    absent_sends: list[str] = []
 
 
 class Began(Struct, frozen=True):
@@ -117,6 +121,7 @@ async def restore_into(
         # Before all that takes long, since a person has to choose when some of it cannot be read.
         since = min(plan.reached, began_at) - CLOCKS_APART_S
         told = await gather(_sent(restore, archive.sends_of(settings), since, without, telemetry))
+        absent = [*absent_sends(await look_at(vault), began_at), *without]
         restored = await restore.run(plan, destination.places, progress)
         timeline = uuid.uuid4().hex
         async with destination.opened() as (ledger, control):
@@ -134,7 +139,8 @@ async def restore_into(
         if hold is not None:
             hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
-    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, clock.monotonic() - began)
+    rto_s = clock.monotonic() - began
+    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, rto_s, absent)
 
 
 def _tidy(to: Path, made: bool, destination: Destination) -> None:

@@ -206,6 +206,31 @@ async def test_nobody_ships_sends_into_the_archive_of_another(process: Process, 
     assert list((tmp_path / "new" / "data" / "sends").glob("*/*"))
 
 
+async def test_a_restore_says_what_of_the_send_journal_is_lost(process: Process, tmp_path: Path) -> None:
+    assert process.loop.journal is not None
+    await process.step()
+    for number in range(3):
+        delivery = Delivery(f"d{number}", 0, "push", "fcm", "e")
+        await process.loop.journal.note(Record("n", "t", REQUEST, 1.0, 2.0), delivery, now=process.clock.time())
+        await process.step()
+    _, middle, last = sorted((tmp_path / "archive" / "sends").iterdir())
+    middle.unlink()
+    last.write_bytes(b"noise")
+    left_out = f"sends/{last.name}"
+    report = await restore_into(
+        process.settings,
+        tmp_path / "to",
+        at=None,
+        backup=None,
+        force=False,
+        without=[left_out],
+        clock=process.clock,
+        telemetry=process.telemetry,
+        progress=silent,
+    )
+    assert report.absent_sends == ["sends/one 2-2", left_out]
+
+
 async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Process, tmp_path: Path) -> None:
     await process.step()
     shutil.rmtree(tmp_path / "archive")

@@ -238,6 +238,8 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
             "a backup holds no key itself, only its hash: keys that somebody still has work; for another, put the old "
             "bootstrap.key into the directory, or start the service with a new BELLBUOY_BOOTSTRAP_KEY"
         )
+    for one in report.absent_sends:
+        output.err.print(f"{one} is not known: what it told of sends may be sent again", markup=False)
     if as_json:
         output.show_json(msgspec.to_builtins(report))
         return
