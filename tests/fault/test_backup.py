@@ -201,6 +201,10 @@ def test_what_cannot_be_restored_is_refused_and_says_why(tmp_path: Path) -> None
         sent = server.send(to_android(1))
         server.wait_status(sent, "delivered")
         operator.run("full", "--json")
+        server.wait_status(server.send(to_android(2)), "delivered")
+        wait_for(
+            lambda: any((tmp_path / "archive" / "log" / "ledger").rglob("*-*")), why="changes after it are shipped"
+        )
         for force in ((), ("--force",)):
             _, complaint = operator.run("restore", "--to", str(data), *force, status=1)
             assert "has the data directory" in complaint
@@ -314,8 +318,9 @@ def test_nothing_is_sent_twice_in_secret_after_a_clock_that_was_ahead(tmp_path: 
             assert accepted_ahead, "what was accepted while the clock was ahead is there as well"
             seen = {name: outside.received_all(name) for name in ("fcm", "apns", "smtp", "sms")}
             found = check([], all_of(plain), seen, {})
+            # Leases ended when the clock went ahead, so some were sent again then, and are counted.
             assert found.calls_beyond_doubt == []
-            assert found.duplicates <= report["reconciled"]["uncertain"]
+            assert found.duplicates <= report["reconciled"]["uncertain"] + plain.books()["possible_duplicates"]
     finally:
         for one in (server, outside):
             if one.process is not None:

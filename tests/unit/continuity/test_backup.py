@@ -305,6 +305,16 @@ async def test_seconds_that_come_twice_are_told_apart(yard: Yard, full_meanwhile
         await yard.restore(yard.clock.time() + 300, "ahead")
 
 
+async def test_a_copy_that_follows_a_change_of_a_time_to_come_is_of_now(yard: Yard) -> None:
+    yard.clock.jump(601.0)
+    await yard.write(1)
+    yard.clock.jump(-601.0)
+    await yard.backup.full()
+    assert (await yard.restore(yard.clock.time()))[1] == yard.history[-1][1]
+    await yard.write(1)
+    assert not await yard.backup.ship()
+
+
 async def test_a_clock_that_is_set_back_by_less_than_a_restore_may_miss_goes_on(yard: Yard) -> None:
     await yard.write(2)
     await yard.backup.full()

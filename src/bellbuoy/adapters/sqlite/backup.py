@@ -61,6 +61,8 @@ class SqliteSource:
 
         begun_at = self._clock.time()
         name, number, at = await asyncio.to_thread(described)
+        if at - begun_at > log.SET_BACK_S_MAX:
+            at = begun_at  # The clock was ahead at the last change, and was set back since.
         # Nothing was changed between its last change and the beginning of the copy, or that would be in it.
         return Snapshot(name, number, max(at, begun_at), [path.name])
 
