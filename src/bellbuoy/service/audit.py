@@ -175,6 +175,8 @@ class Audit:
             if kept.at < before:
                 await self._store.delete("audit", kept.id, version=kept.version)
         if count:
+            # Only a head that is newer than the entry which says so shows that the log itself has forgotten them.
+            await self._record_head()
             self._telemetry.event("audit_pruned", count=count)
 
     async def _record_head(self) -> bool:

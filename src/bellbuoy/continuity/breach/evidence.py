@@ -51,6 +51,11 @@ class Manifest(Struct, frozen=True):
     heads: list[Head]
     findings: list[Finding]
 
+    @property
+    def known(self) -> list[Head]:
+        """How far the chains were known to be when this was sealed: as recorded, and as sealed."""
+        return [*self.heads, *(Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in self.chains)]
+
 
 class Verdict(Struct, frozen=True):
     """What is wrong with an archive, and who sealed it; `manifest` is None when it cannot be read."""
@@ -163,9 +168,8 @@ def _verify(archive: tarfile.TarFile, findings: list[Finding], is_signed: Verifi
     findings += [Finding(name, None, None, "the file is missing") for name in expected if name not in names]
     extra = set(names) - {*expected, MANIFEST, SIGNATURE}
     findings += [Finding(name, None, None, "the file is in no manifest") for name in sorted(extra)]
-    heads = [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in manifest.chains]
     segments = {name: _opened(archive, name) for name in names if name.startswith(AUDIT)}
-    places = check(segments, [*manifest.heads, *heads]).findings
+    places = check(segments, manifest.known).findings
     findings += [one for one in places if one not in manifest.findings]
     named = {one.file for one in findings}
     for part in manifest.files:

@@ -75,15 +75,14 @@ def verify(
         sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
         if sealed.findings or sealed.manifest is None:
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
-        heads += [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in sealed.manifest.chains]
+        heads += sealed.manifest.known
     checked = _checked(segments(folder), heads)
     document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads}
     if recorded is None and not as_json:
         output.err.print("the service did not answer, so the log was not compared with the heads that it recorded")
-    alone = [one.folder for one in checked.chains if one.chain not in {head.chain for head in heads}]
-    if alone and not checked.findings and not as_json:
-        print(f"{', '.join(alone)}: {_NO_HEAD}")
-    _tell(document, checked.findings, as_json, sound="" if alone else "as it was written")
+    if checked.alone and not checked.findings and not as_json:
+        print(f"{', '.join(checked.alone)}: {_NO_HEAD}")
+    _tell(document, checked.findings, as_json, sound="" if checked.alone else "as it was written")
 
 
 def make(
@@ -338,7 +337,8 @@ def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool, 
     else:
         output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
         for one in document.get("chains", []):
-            print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}")
+            compared = f"{one['heads']} recorded heads compared"
+            print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}, {compared}")
         _findings(findings)
         if sound and not findings:
             output.out.print(f"[green]{sound}[/]")
