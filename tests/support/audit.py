@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from msgspec.structs import replace
+
 from bellbuoy.adapters.auditlog import FileAuditLog
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach.chains import Files
-from bellbuoy.model.audit import Entry, Head
+from bellbuoy.model.audit import Entry, Head, entry_of, header_of, parts, sealed, sealed_header
 
 Contents = dict[str, bytes]
 
@@ -32,6 +34,22 @@ async def written(folder: Path, count: int = 12, each: int = 3) -> tuple[Content
     head = log.head
     await log.aclose()
     return contents(folder), head
+
+
+def anew(good: Contents, upto: int) -> Contents:
+    """The chain without the users of its entries, written anew as far as an entry."""
+    made, running = dict[str, bytes](), ""
+    for name, data in good.items():
+        _, *lines = [found[1] for line in data.splitlines(keepends=True) if (found := parts(line)) is not None]
+        kept = [one for line in lines if (one := entry_of(line)) is not None and one.n <= upto]
+        told = header_of(data.splitlines(keepends=True)[0])
+        assert told is not None
+        if kept:
+            running, made[name] = sealed_header(replace(told, previous=running))
+        for one in kept:
+            running, line = sealed(running, replace(one, users={}))
+            made[name] += line
+    return made
 
 
 def contents(folder: Path) -> Contents:

@@ -13,8 +13,8 @@ from bellbuoy.continuity.breach import chains, report, scope
 from bellbuoy.continuity.breach.chains import Checked, Finding
 from bellbuoy.continuity.breach.evidence import seal_evidence, verify
 from bellbuoy.errors import ConfigurationError
-from bellbuoy.model.audit import Entry, Header, entry_of, header_of, parts, sealed, sealed_header
-from tests.support.audit import Contents, contents, entry, files, log_in, written
+from bellbuoy.model.audit import Entry, Header, header_of, sealed, sealed_header
+from tests.support.audit import Contents, anew, contents, entry, files, log_in, written
 
 READ = ("email", "phone")
 
@@ -138,22 +138,6 @@ def forged(good: Contents, first: int, previous: str = "0" * 64) -> Contents:
     running, top = sealed_header(Header(header.chain, first, previous, header.at))
     _, line = sealed(running, Entry(first, header.at, "pruned", target=str(first - 1)))
     return {f"{Path(name).parent}/{first:020}.log": top + line}
-
-
-def anew(good: Contents, upto: int) -> Contents:
-    """The chain without the users of its entries, written anew as far as an entry."""
-    made, running = dict[str, bytes](), ""
-    for name, data in good.items():
-        _, *lines = [found[1] for line in data.splitlines(keepends=True) if (found := parts(line)) is not None]
-        kept = [one for line in lines if (one := entry_of(line)) is not None and one.n <= upto]
-        told = header_of(data.splitlines(keepends=True)[0])
-        assert told is not None
-        if kept:
-            running, made[name] = sealed_header(replace(told, previous=running))
-        for one in kept:
-            running, line = sealed(running, replace(one, users={}))
-            made[name] += line
-    return made
 
 
 def moved(good: Contents, folder: str) -> Contents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import IO
@@ -139,6 +140,17 @@ def entries(files: Files, apart: Collection[str] = ()) -> Iterator[Entry]:
                 yield entry
         if reader.chain and folder not in apart:
             seen.setdefault(reader.chain, []).extend(mine)
+
+
+def ids(files: Files) -> set[str]:
+    """The ids of all chains that there is a segment of, from the headers that can be read."""
+    found = set()
+    for opened in files.values():
+        with contextlib.suppress(OSError), opened() as file:
+            header = header_of(file.readline(LINE_BYTES_MAX))
+            if header is not None:
+                found.add(header.chain)
+    return found
 
 
 def _folders(files: Files) -> dict[str, list[str]]:

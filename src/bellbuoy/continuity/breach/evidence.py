@@ -154,7 +154,7 @@ def sealed_segments(path: Path) -> Iterator[Files]:
         raise ConfigurationError(f"{path} is no archive of evidence", hint="bellbuoy breach evidence") from error
     with archive:
         names = [name for name in archive.getnames() if name.startswith(AUDIT)]
-        yield {f"{path}/{name.removeprefix(AUDIT)}": _opened(archive, name) for name in names}
+        yield {f"{path}/{name}": _opened(archive, name) for name in names}
 
 
 def _verify(archive: tarfile.TarFile, findings: list[Finding], is_signed: Verifier, public: str | None) -> Manifest:
