@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -62,3 +63,13 @@ def files(of: Contents) -> Files:
 
 def _opens(data: bytes) -> Callable[[], IO[bytes]]:
     return lambda: io.BytesIO(data)
+
+
+def litter(folder: Path) -> set[str]:
+    """Put into a log's folder what has the name of a segment and is none; returns the names."""
+    pipe, directory, link = (f"{number:020}.log" for number in (900, 901, 902))
+    os.mkfifo(folder / pipe)
+    (folder / directory).mkdir()
+    (folder / link).symlink_to(folder / "nowhere")
+    (folder / "\u00b2.log").write_text("")
+    return {pipe, directory, link, "\u00b2.log"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bellbuoy.adapters.evidence import FileSigner
 from bellbuoy.continuity.breach.evidence import seal_evidence
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import breach, evidence
-from tests.support.audit import anew, files, written
+from tests.support.audit import anew, files, litter, written
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -184,3 +186,43 @@ def test_evidence_of_a_service_that_is_away_says_what_is_not_in_it(
     assert all(why.startswith("the service did not answer") for why in missing.values())
     evidence.make(out=here / "another.tar", data_dir=here, url=NOBODY, key="k")
     assert "without state, incidents, changes, keys: the service did not answer" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(30)
+def test_what_only_has_the_name_of_a_segment_is_named_and_waits_for_nobody(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = litter(here / "audit" / "0")
+    with pytest.raises(typer.Exit):
+        evidence.verify(data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert {Path(one["file"]).name for one in document["findings"]} == names
+    assert [one["last"] for one in document["chains"]] == [12]
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert ({Path(one["file"]).name for one in document["findings"]}, document["entries"]) == (names, 12)
+    evidence.verify(here / "own.tar", data_dir=here, as_json=True)
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+def test_an_archive_has_each_file_once_and_in_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = here / "own.tar"
+    evidence.make(out=sound, data_dir=here, url=NOBODY)
+    with tarfile.open(sound) as archive:
+        members = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]  # type: ignore[union-attr]
+    for what, order in (("twice", [members[0], *members]), ("order", [*members[1:], members[0]]), ("", members)):
+        other = here / f"other{what}.tar"
+        with tarfile.open(other, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name, data in order:
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(data), 0o400
+                archive.addfile(info, io.BytesIO(data))
+        capsys.readouterr()
+        if not what:
+            evidence.verify(other, data_dir=here)
+            assert "as it was sealed" in capsys.readouterr().out
+            continue
+        with pytest.raises(typer.Exit):
+            evidence.verify(other, data_dir=here, as_json=True)
+        (finding,) = json.loads(capsys.readouterr().out)["findings"]
+        assert what in finding["what"]

@@ -94,7 +94,8 @@ def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
         elif found.last < head.n:
             what = f"entries {found.last + 1} to {head.n} at the end are missing"
             findings.append(Finding(found.folder, found.last + 1, None, what))
-    chains = [Chain(one.folder, one.chain, one.first, one.last, one.hash, len(one.shown)) for one in readers]
+    read = [one for one in readers if one.first]
+    chains = [Chain(one.folder, one.chain, one.first, one.last, one.hash, len(one.shown)) for one in read]
     return Checked(chains, findings[:FINDINGS_MAX], apart)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -231,7 +234,16 @@ def segments(data_dir: Path) -> Files:
 
 
 def _opens(path: Path) -> Callable[[], IO[bytes]]:
-    return lambda: path.open("rb")
+    """What opens a segment, and raises OSError for what is no file, rather than to wait for who writes into a pipe."""
+
+    def open_it() -> IO[bytes]:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is no file")
+        return file
+
+    return open_it
 
 
 def _checked(files: Files, heads: list[Head]) -> Checked:
