@@ -15,7 +15,7 @@ from bellbuoy.adapters.evidence import FileSigner
 from bellbuoy.continuity.breach.evidence import seal_evidence
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import breach, evidence
-from tests.support.audit import anew, files, litter, written
+from tests.support.audit import anew, contents, files, litter, written
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -203,6 +203,22 @@ def test_what_only_has_the_name_of_a_segment_is_named_and_waits_for_nobody(
     assert ({Path(one["file"]).name for one in document["findings"]}, document["entries"]) == (names, 12)
     evidence.verify(here / "own.tar", data_dir=here, as_json=True)
     assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+async def test_an_archive_of_copies_that_contradict_each_other_is_as_it_was_sealed_and_says_so(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = here / "audit"
+    for name, data in anew(contents(audit / "0"), 9).items():
+        path = audit / "1" / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    evidence.verify(here / "own.tar", data_dir=here)
+    said = capsys.readouterr().out
+    assert "contradicts its copy" in said
+    assert "as it was sealed" in said
 
 
 def test_an_archive_has_each_file_once_and_in_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

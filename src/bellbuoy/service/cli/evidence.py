@@ -355,7 +355,7 @@ def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool, 
     if as_json:
         output.show_json({**document, "findings": msgspec.to_builtins(findings)})
     else:
-        output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
+        output.facts({name: v for name, v in document.items() if not isinstance(v, (list, dict))})
         for one in document.get("chains", []):
             compared = f"{one['heads']} recorded heads compared"
             print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}, {compared}")
