@@ -175,9 +175,9 @@ class Audit:
             if kept.at < before:
                 await self._store.delete("audit", kept.id, version=kept.version)
         if count:
-            # Only a head that is newer than the entry which says so shows that the log itself has forgotten them.
-            await self._record_head()
             self._telemetry.event("audit_pruned", count=count)
+            # Only a head that is not older than the entry which says so shows that the log itself has forgotten them.
+            await self._record_head()
 
     async def _record_head(self) -> bool:
         """Write down outside the log how far it is; False when that has to be tried again soon."""
