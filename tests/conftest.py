@@ -21,26 +21,23 @@ settings.load_profile("any-machine")
 
 __all__ = ["amqp_url", "azure", "disk", "mongodb_base", "mongodb_url", "rabbitmq", "redis_server", "regions"]
 
-STACKS = {
-    "cluster": "cluster cluster_drills redis store_modes",
-    "one machine": "backup breach memory mongodb_backup rabbitmq_nodes",
-}
-ALONE = {f"tests/fault/test_{name}.py": group for group, names in STACKS.items() for name in names.split()}
-"""Files whose tests load a whole stack, by group: two clusters at a time on a small machine starve each other."""
+STACKS = "backup breach cluster cluster_drills memory mongodb_backup rabbitmq_nodes redis store_modes"
+ALONE = {f"tests/fault/test_{name}.py" for name in STACKS.split()}
+"""Files whose tests load a whole stack: two at a time on a small machine starve each other."""
 
 TOGETHER = {"tests/contract/test_queue.py", "tests/contract/test_shared.py", "tests/acceptance/test_openfeature.py"}
 """Files whose tests share one server, so that it is not started by each worker."""
 
 
 class OneStackAtATime(LoadScopeScheduling):  # type: ignore[misc]  # It has no types.
-    """Gives each group of `ALONE` to one worker, each file of `TOGETHER` to one, and the rest to whoever is free.
+    """Gives all tests of `ALONE` to one worker, those of a file of `TOGETHER` to one, and the rest to whoever is free.
 
     The marks of pytest-xdist would say the same, but with pytest 9 the names that it gives to groups get lost.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return ALONE.get(file) or (file if file in TOGETHER else nodeid)
+        return "alone" if file in ALONE else file if file in TOGETHER else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)

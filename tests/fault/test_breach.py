@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -247,3 +248,33 @@ def test_from_the_theft_to_the_letter(tmp_path: Path) -> None:
         assert "at the end are missing" in run(server, "breach", "verify", "--against", str(archive), *here, status=1)
         server.start()
         assert "at the end are missing" in run(server, "breach", "verify", *here, status=1)
+
+
+def test_a_log_is_known_by_its_id_and_what_a_key_may_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(tmp_path / "data") as server:
+        here = ("--data-dir", str(server.data_dir))
+        admin = json.loads(run(server, "keys", "create", "admin", "--scope", "admin", "--json", *here))["key"]
+        server.call("PUT", "/v1/users/ann", {"email": "ann@example.com"})
+        for name, key, missing in (("a", admin, {"incidents"}), ("b", "wrong", {"state", "incidents", "keys"})):
+            out = ("--out", str(tmp_path / f"{name}.tar"))
+            sealed = json.loads(run(server, "breach", "evidence", *out, "--key", key, "--json", *here))
+            assert missing <= set(sealed["missing"]), sealed
+            assert all(why.startswith("the key was refused, HTTP 40") for why in sealed["missing"].values())
+            document = json.loads(run(server, "breach", "report", "--key", key, "--json", *here))
+            assert missing - {"keys"} <= set(document["missing"])
+        with tarfile.open(tmp_path / "a.tar") as archive:
+            assert {"keys.json", "state.json"} <= set(archive.getnames())
+        verified = json.loads(run(server, "breach", "verify", "--json", *here))
+        assert [one["heads"] > 0 for one in verified["chains"]] == [True]
+        assert json.loads(run(server, "breach", "scope", "--from", "2020-01-01", "--json", *here))["verified"] is True
+        # A container that is made anew has another name, and the same log, of which the tail is cut off.
+        server.stop()
+        (log,) = (server.data_dir / "audit").glob("*/*.log")
+        log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+        server.start()
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        found = json.loads(run(server, "breach", "verify", "--json", *here, status=1))
+        assert found["elsewhere"] == []
+        assert found["findings"]

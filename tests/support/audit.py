@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from msgspec.structs import replace
+
 from bellbuoy.adapters.auditlog import FileAuditLog
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach.chains import Files
-from bellbuoy.model.audit import Entry, Head
+from bellbuoy.model.audit import Entry, Head, entry_of, header_of, parts, sealed, sealed_header
 
 Contents = dict[str, bytes]
 
@@ -34,6 +37,22 @@ async def written(folder: Path, count: int = 12, each: int = 3) -> tuple[Content
     return contents(folder), head
 
 
+def anew(good: Contents, upto: int) -> Contents:
+    """The chain without the users of its entries, written anew as far as an entry."""
+    made, running = dict[str, bytes](), ""
+    for name, data in good.items():
+        _, *lines = [found[1] for line in data.splitlines(keepends=True) if (found := parts(line)) is not None]
+        kept = [one for line in lines if (one := entry_of(line)) is not None and one.n <= upto]
+        told = header_of(data.splitlines(keepends=True)[0])
+        assert told is not None
+        if kept:
+            running, made[name] = sealed_header(replace(told, previous=running))
+        for one in kept:
+            running, line = sealed(running, replace(one, users={}))
+            made[name] += line
+    return made
+
+
 def contents(folder: Path) -> Contents:
     return {f"{folder.name}/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.log"))}
 
@@ -44,3 +63,13 @@ def files(of: Contents) -> Files:
 
 def _opens(data: bytes) -> Callable[[], IO[bytes]]:
     return lambda: io.BytesIO(data)
+
+
+def litter(folder: Path) -> set[str]:
+    """Put into a log's folder what has the name of a segment and is none; returns the names."""
+    pipe, directory, link = (f"{number:020}.log" for number in (900, 901, 902))
+    os.mkfifo(folder / pipe)
+    (folder / directory).mkdir()
+    (folder / link).symlink_to(folder / "nowhere")
+    (folder / "\u00b2.log").write_text("")
+    return {pipe, directory, link, "\u00b2.log"}

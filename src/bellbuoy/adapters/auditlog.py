@@ -138,7 +138,9 @@ class FileAuditLog:
         header = Header(self._head.chain, self._head.n + 1, self._head.hash, now)
         running, line = sealed_header(header)
         path = self._folder / f"{header.first:020}{SUFFIX}"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        # A pipe of that name refuses at once, rather than to wait for who reads it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(path, flags, 0o600)
         try:
             _write(file, line)
             sync(self._folder)
@@ -212,7 +214,16 @@ class FileAuditLog:
 
 
 def _segments(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and path.stem.isdigit())
+    # Whatever else has such a name is left for whoever verifies: to open it might fail, or wait for ever.
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix == SUFFIX
+        and path.stem.isascii()
+        and path.stem.isdigit()
+        and path.is_file()
+        and not path.is_symlink()
+    )
 
 
 def _begun(path: Path) -> float:

@@ -176,6 +176,8 @@ class Audit:
                 await self._store.delete("audit", kept.id, version=kept.version)
         if count:
             self._telemetry.event("audit_pruned", count=count)
+            # Only a head that is not older than the entry which says so shows that the log itself has forgotten them.
+            await self._record_head()
 
     async def _record_head(self) -> bool:
         """Write down outside the log how far it is; False when that has to be tried again soon."""

@@ -14,7 +14,7 @@ from bellbuoy.continuity.breach.chains import Checked
 from bellbuoy.errors import ConfigurationError, Full
 from bellbuoy.model.audit import Head
 from bellbuoy.service.drills.small_disk import fill
-from tests.support.audit import contents, entry, files, log_in
+from tests.support.audit import contents, entry, files, litter, log_in
 
 
 def check(folder: Path, *heads: Head) -> Checked:
@@ -79,6 +79,26 @@ async def test_a_full_disk_refuses_and_leaves_nothing_half(disk: Path) -> None:
     await log.aclose()
     checked = check(folder, log.head)
     assert (checked.findings, checked.chains[0].last) == ([], 2)
+
+
+@pytest.mark.timeout(20)
+async def test_what_only_has_the_name_of_a_segment_keeps_no_service_from_writing(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    log = log_in(folder)
+    await log.append([entry(1)])
+    await log.aclose()
+    litter(folder)
+    log = log_in(folder)
+    await log.append([entry(2)])
+    await log.prune(2_000_000_000.0)
+    await log.aclose()
+    assert (log.head.n, len([path for path in folder.glob("*.log") if path.is_file()])) == (2, 2)
+    # Where the very name that comes next is taken, what is to be written is refused, and waits for nobody.
+    os.mkfifo(folder / f"{3:020}.log")
+    log = log_in(folder, segment_bytes=1)
+    with pytest.raises(Full):
+        await log.append([entry(3)])
+    await log.aclose()
 
 
 async def test_it_says_why_it_cannot_be_opened(tmp_path: Path) -> None:

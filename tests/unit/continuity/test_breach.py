@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bellbuoy.adapters.evidence import FileSigner, is_signed
+from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach import chains, report, scope
 from bellbuoy.continuity.breach.chains import Checked, Finding
 from bellbuoy.continuity.breach.evidence import seal_evidence, verify
 from bellbuoy.errors import ConfigurationError
-from bellbuoy.model.audit import Entry
-from tests.support.audit import entry, files, written
+from bellbuoy.model.audit import Entry, Header, header_of, sealed, sealed_header
+from tests.support.audit import Contents, anew, contents, entry, files, log_in, written
 
 READ = ("email", "phone")
 
@@ -126,3 +128,90 @@ def test_of_a_place_only_what_is_known_is_said(entry_number: int | None, offset:
     found = scope.find([], key=None, since=None, until=None)
     made = report.put_together([], scope=found, checked=Checked([], [finding]), state=None, now=0.0)
     assert f"- {expected}: it is missing\n" in report.markdown(made)
+
+
+def forged(good: Contents, first: int, previous: str = "0" * 64) -> Contents:
+    """One segment in place of a chain, which says of itself that all before was forgotten."""
+    name = next(iter(good))
+    header = header_of(good[name].splitlines(keepends=True)[0])
+    assert header is not None
+    running, top = sealed_header(Header(header.chain, first, previous, header.at))
+    _, line = sealed(running, Entry(first, header.at, "pruned", target=str(first - 1)))
+    return {f"{Path(name).parent}/{first:020}.log": top + line}
+
+
+def moved(good: Contents, folder: str) -> Contents:
+    return {f"{folder}/{Path(name).name}": data for name, data in good.items()}
+
+
+@pytest.mark.parametrize("first", [6, 7, 12, 13, 1_000])
+async def test_a_chain_that_was_replaced_by_its_own_word_that_all_was_forgotten_is_found(
+    tmp_path: Path, first: int
+) -> None:
+    good, head = await written(tmp_path / "0")
+    sealed_up_to = chains.check(files(good)).chains[0]
+    for previous in ("0" * 64, sealed_up_to.hash):
+        checked = chains.check(files(forged(good, first, previous)), [head])
+        assert checked.findings, previous
+    # Without any head nobody can know, and nothing is said to have been compared.
+    checked = chains.check(files(forged(good, first)))
+    assert (checked.findings, checked.heads, checked.alone) == ([], 0, ["0"])
+
+
+async def test_what_the_log_forgot_is_believed_when_a_head_shows_it_and_not_before(tmp_path: Path) -> None:
+    clock = ManualClock()
+    log = log_in(tmp_path / "0", clock, segment_s=86_400.0)
+    heads = []
+    for n in range(4):
+        await log.append([entry(n)])
+        heads.append(log.head)
+        clock.jump(86_400.0)
+    assert await log.prune(clock.time() - 2.5 * 86_400.0) == 1
+    await log.aclose()
+    left = files(contents(tmp_path / "0"))
+    assert chains.check(left, [*heads, log.head]).findings == []
+    for known in (heads[:1], heads[:2], heads):
+        (finding,) = chains.check(left, known).findings
+        assert (finding.entry, finding.what.startswith("entries 1 to 1 are gone")) == (1, True)
+    # The head before the first entry is known by its hash all the same.
+    false = replace(heads[0], hash="0" * 64)
+    assert "written anew" in chains.check(left, [false, log.head]).findings[0].what
+
+
+async def test_a_second_folder_of_a_chain_is_sound_only_as_its_beginning(tmp_path: Path) -> None:
+    good, head = await written(tmp_path / "1")
+    names = list(good)
+    begun = {name: good[name] for name in names[:2]}
+    assert chains.check(files({**good, **moved(begun, "0")}), [head]).findings == []
+    for folder in ("0", "2"):
+        both = files({**good, **moved(anew(good, 9), folder)})
+        checked = chains.check(both, [head])
+        (finding,) = checked.findings
+        assert (finding.file, "contradicts" in finding.what, checked.apart) == (folder, True, [folder])
+        users = {user for one in chains.entries(both, checked.apart) for user in one.users}
+        assert users == {f"u{n}" for n in range(12)}
+    longer = anew(good, 12)
+    assert any("contradicts" in one.what for one in chains.check(files({**begun, **moved(longer, "0")})).findings)
+
+
+async def test_the_entries_of_a_chain_are_those_of_all_its_copies(tmp_path: Path) -> None:
+    good, _ = await written(tmp_path / "0")
+    names = list(good)
+    assert len(names) > 2
+    early = {f"b/{name}": good[name] for name in names[:-1]}
+    late = {f"a/{name}": good[name] for name in names[1:]}
+    found = [one.n for one in chains.entries(files({**early, **late}))]
+    assert sorted(found) == list(range(1, 13))
+    without = {f"a/{name}": good[name] for name in names[2:]} | {f"b/{name}": good[name] for name in names[:1]}
+    assert any("goes on in another folder" in one.what for one in chains.check(files(without)).findings)
+
+
+async def test_a_chain_that_nobody_compared_is_called_so_although_another_one_was(tmp_path: Path) -> None:
+    known, head = await written(tmp_path / "0")
+    other, _ = await written(tmp_path / "1")
+    checked = chains.check(files({**known, **other}), [head])
+    assert (checked.findings, [one.heads for one in checked.chains], checked.alone) == ([], [1, 0], ["1"])
+    found = scope.find([], key=None, since=None, until=None)
+    text = report.markdown(report.put_together([], scope=found, checked=checked, state=None, now=0.0))
+    assert "as it was written" not in text
+    assert "1: Every entry follows" in text

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bellbuoy.adapters.auditlog import FileAuditLog
@@ -13,7 +14,7 @@ from bellbuoy.adapters.sqlite import SqliteControlStore
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach import chains
 from bellbuoy.errors import Full
-from bellbuoy.model.audit import USERS_MAX, Entry
+from bellbuoy.model.audit import USERS_MAX, Entry, Head
 from bellbuoy.service.audit import NAMES_MAX, WAITING_MAX, Audit, Subject
 from bellbuoy.service.telemetry import ServiceTelemetry
 from tests.support.audit import contents, files
@@ -123,6 +124,25 @@ async def test_how_far_it_is_is_recorded_each_minute_and_what_is_too_old_forgott
         await step(made, 3_700.0)
         assert [entry.action for entry in made.entries()][-1] == "pruned"
         assert chains.check(files(contents(made.folder)), await made.audit.heads()).findings == []
+    finally:
+        running.cancel()
+        await made.audit.aclose()
+        await made.store.aclose()
+
+
+async def test_as_soon_as_something_is_forgotten_a_head_that_shows_it_is_recorded(tmp_path: Path) -> None:
+    made = Made(tmp_path, keep_s=5_000.0)
+    for _ in range(3):
+        made.audit.note(READ, ["u"])
+        await made.audit.flush()
+        made.clock.jump(3_000.0)
+    running = asyncio.create_task(made.audit.run())
+    try:
+        await step(made, 5.0)
+        (kept,) = await made.store.page("audit", limit=10)
+        head = msgspec.json.decode(kept.data, type=Head)
+        last = made.entries()[-1]
+        assert (last.action, head.n) == ("pruned", last.n)
     finally:
         running.cancel()
         await made.audit.aclose()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bellbuoy.adapters.evidence import FileSigner
 from bellbuoy.continuity.breach.evidence import seal_evidence
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import breach, evidence
-from tests.support.audit import files, written
+from tests.support.audit import anew, contents, files, litter, written
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -124,11 +126,15 @@ def test_the_scope_of_an_archive_goes_by_the_keys_that_are_given(
 
 
 def test_the_scope_of_a_log_that_was_edited_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here, as_json=True)
-    assert json.loads(capsys.readouterr().out)["verified"] is True
+    evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here, url=NOBODY, as_json=True)
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert (document["verified"], document["findings"]) == (False, [])
+    assert [one["heads"] for one in document["chains"]] == [0]
+    assert "no recorded head was compared" in said.err.replace("\n", " ")
     edit(max((here / "audit" / "0").glob("*.log"), key=lambda path: path.read_bytes().count(b'"u4"')))
     with pytest.raises(typer.Exit):
-        evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here)
+        evidence.scope(since="2020-01-01T00:00:00Z", data_dir=here, url=NOBODY)
     assert "the entry is not as it was written" in capsys.readouterr().err
 
 
@@ -136,3 +142,103 @@ def test_the_scope_of_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk" * 1000)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         evidence.scope(key_id="k1", archives=[tmp_path / "junk"], data_dir=tmp_path)
+
+
+async def test_the_scope_over_archives_of_one_chain_has_what_any_of_them_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, _ = await written(tmp_path / "0")
+    names = list(whole)
+    signer = FileSigner(tmp_path / "some.key")
+
+    def seal(name: str, segments: dict[str, bytes]) -> Path:
+        told = {"documents": {}, "heads": [], "made_at": "2026-12-01T00:00:00Z", "where": "there", "version": "1"}
+        seal_evidence(tmp_path / name, segments=files(segments), signer=signer, **told)  # type: ignore[arg-type]
+        return tmp_path / name
+
+    early = seal("z.tar", {name: whole[name] for name in names[:-1]})
+    late = seal("a.tar", whole)
+    asked: dict[str, Any] = {"since": "2020-01-01T00:00:00Z", "public": [signer.public], "as_json": True}
+    evidence.scope(**asked, archives=[late, early])
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"] is True
+    assert {user: one["times"] for user, one in document["users"].items()} == {f"u{n}": 1 for n in range(12)}
+    # A chain that begins later although the log does not say that it has forgotten anything is told, and read.
+    cut = seal("0.tar", {name: whole[name] for name in names[1:]})
+    with pytest.raises(typer.Exit):
+        evidence.scope(**asked, archives=[cut, early])
+    assert len(json.loads(capsys.readouterr().out)["users"]) == 12
+    # Two that say different things of one chain cannot both be as they were written.
+    other = seal("other.tar", anew(whole, 9))
+    with pytest.raises(typer.Exit):
+        evidence.scope(**asked, archives=[late, other])
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"] is False
+    assert any("contradicts" in one["what"] or "written anew" in one["what"] for one in document["findings"])
+
+
+def test_evidence_of_a_service_that_is_away_says_what_is_not_in_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY, key="k", as_json=True)
+    missing = json.loads(capsys.readouterr().out)["missing"]
+    assert sorted(missing) == ["changes", "incidents", "keys", "state"]
+    assert all(why.startswith("the service did not answer") for why in missing.values())
+    evidence.make(out=here / "another.tar", data_dir=here, url=NOBODY, key="k")
+    assert "without state, incidents, changes, keys: the service did not answer" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(30)
+def test_what_only_has_the_name_of_a_segment_is_named_and_waits_for_nobody(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = litter(here / "audit" / "0")
+    with pytest.raises(typer.Exit):
+        evidence.verify(data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert {Path(one["file"]).name for one in document["findings"]} == names
+    assert [one["last"] for one in document["chains"]] == [12]
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert ({Path(one["file"]).name for one in document["findings"]}, document["entries"]) == (names, 12)
+    evidence.verify(here / "own.tar", data_dir=here, as_json=True)
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+async def test_an_archive_of_copies_that_contradict_each_other_is_as_it_was_sealed_and_says_so(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = here / "audit"
+    for name, data in anew(contents(audit / "0"), 9).items():
+        path = audit / "1" / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    evidence.verify(here / "own.tar", data_dir=here)
+    said = capsys.readouterr().out
+    assert "contradicts its copy" in said
+    assert "as it was sealed" in said
+
+
+def test_an_archive_has_each_file_once_and_in_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = here / "own.tar"
+    evidence.make(out=sound, data_dir=here, url=NOBODY)
+    with tarfile.open(sound) as archive:
+        members = [(one.name, archive.extractfile(one).read()) for one in archive.getmembers()]  # type: ignore[union-attr]
+    for what, order in (("twice", [members[0], *members]), ("order", [*members[1:], members[0]]), ("", members)):
+        other = here / f"other{what}.tar"
+        with tarfile.open(other, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name, data in order:
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(data), 0o400
+                archive.addfile(info, io.BytesIO(data))
+        capsys.readouterr()
+        if not what:
+            evidence.verify(other, data_dir=here)
+            assert "as it was sealed" in capsys.readouterr().out
+            continue
+        with pytest.raises(typer.Exit):
+            evidence.verify(other, data_dir=here, as_json=True)
+        (finding,) = json.loads(capsys.readouterr().out)["findings"]
+        assert what in finding["what"]

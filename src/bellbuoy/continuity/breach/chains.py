@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import IO
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bellbuoy.model.audit import LINE_BYTES_MAX, Entry, Head, entry_of, header_of, parts, seal
 
@@ -35,34 +36,57 @@ class Finding(Struct, frozen=True):
 
 
 class Chain(Struct, frozen=True):
-    """A chain as far as it can be read: from which entry to which, and the hash of the last."""
+    """A chain as far as it can be read: from which entry to which, and the hash of the last.
+
+    `heads` counts the heads recorded elsewhere that it has. Without one nothing shows that it was not written anew.
+    """
 
     folder: str
     chain: str
     first: int
     last: int
     hash: str
-
-
-class Checked(Struct, frozen=True):
-    """What was read, and what is wrong with it. `heads` counts the recorded heads that were compared."""
-
-    chains: list[Chain]
-    findings: list[Finding]
     heads: int = 0
 
 
+class Checked(Struct, frozen=True):
+    """What was read, and what is wrong with it. `apart` are folders that contradict another one of their chain."""
+
+    chains: list[Chain]
+    findings: list[Finding]
+    apart: list[str] = field(default_factory=list)
+
+    @property
+    def heads(self) -> int:
+        """How many recorded heads were found in the chains."""
+        return sum(one.heads for one in self.chains)
+
+    @property
+    def alone(self) -> list[str]:
+        """The folders of chains that no recorded head was compared with."""
+        compared = {one.chain for one in self.chains if one.heads}
+        return [one.folder for one in self.chains if one.chain not in compared]
+
+
 def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
-    """Check every chain against itself, and against heads that were recorded elsewhere."""
-    chains: list[Chain] = []
-    findings: list[Finding] = []
+    """Check every chain against itself, against its other copies, and against heads that were recorded elsewhere.
+
+    Of a chain that somebody has recorded a head of, nothing is believed that no head shows: not that entries at its
+    beginning were forgotten, and not that it ends where it ends.
+    """
+    readers = []
     for folder, names in _folders(files).items():
-        reader = _Reader(files, names, heads)
+        reader = _Reader(files, names, heads, folder)
         for _ in reader.run():
             pass
-        chains.append(Chain(folder, reader.chain, reader.first, reader.last, reader.hash))
-        findings += reader.findings
-    known = {chain.chain: chain for chain in chains}
+        readers.append(reader)
+    # From the one that ends last, so that what shows of a longer copy shows of the shorter one too.
+    by_end = sorted(readers, key=lambda reader: reader.last, reverse=True)
+    apart = [one.folder for at, one in enumerate(by_end) if one.chain and not _goes_with(one, by_end[:at], files)]
+    for reader in readers:
+        reader.look_at_beginning()
+    findings = [finding for reader in readers for finding in reader.findings]
+    known = {reader.chain: reader for reader in reversed(by_end)}
     for head in heads:
         found = known.get(head.chain)
         if found is None:
@@ -70,21 +94,64 @@ def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
         elif found.last < head.n:
             what = f"entries {found.last + 1} to {head.n} at the end are missing"
             findings.append(Finding(found.folder, found.last + 1, None, what))
-    return Checked(chains, findings[:FINDINGS_MAX], len(heads))
+    read = [one for one in readers if one.first]
+    chains = [Chain(one.folder, one.chain, one.first, one.last, one.hash, len(one.shown)) for one in read]
+    return Checked(chains, findings[:FINDINGS_MAX], apart)
 
 
-def entries(files: Files) -> Iterator[Entry]:
-    """All entries that can be read, chain by chain, each once although several archives may have it.
+def _goes_with(one: _Reader, longer: Sequence[_Reader], files: Files) -> bool:
+    """Whether a copy of a chain is the beginning of a longer one. As each hash covers all before, its last one says."""
+    others = [other for other in longer if other.chain == one.chain]
+    if not others:
+        return True
+    reaching = next((other for other in reversed(others) if other.first <= one.last + 1), None)
+    if reaching is None:
+        begins = min(other.first for other in others)
+        what = f"entries {one.last + 1} to {begins - 1} are missing before the chain goes on in another folder"
+        one.report(one.folder, one.last + 1, None, what)
+        return False
+    again = _Reader(files, reaching.names, [Head(one.chain, one.last, one.hash, 0.0, one.folder)], reaching.folder)
+    for _ in again.run():
+        pass
+    if not again.shown:
+        one.report(one.folder, one.last, None, f"the chain contradicts its copy in {reaching.folder}")
+        return False
+    if any(n >= one.last for n in reaching.shown):
+        one.shown.append(one.last)
+    return True
 
-    What is damaged is left out, which `check` says.
+
+def entries(files: Files, apart: Collection[str] = ()) -> Iterator[Entry]:
+    """All entries that can be read, chain by chain, each once although several folders or archives may have it.
+
+    What is damaged is left out, which `check` says. Folders that are `apart` are read whole, since nobody knows which
+    of the copies hides something.
     """
-    seen: dict[str, int] = {}
-    for names in _folders(files).values():
-        reader, before = _Reader(files, names, ()), dict(seen)
+    seen: dict[str, list[range]] = {}
+    for folder, names in _folders(files).items():
+        reader, before, mine = _Reader(files, names, (), folder), list[range](), list[range]()
         for entry in reader.run():
-            if entry.n > before.get(reader.chain, 0):
+            if not mine and folder not in apart:
+                before = seen.get(reader.chain, [])
+            if mine and mine[-1].stop == entry.n:
+                mine[-1] = range(mine[-1].start, entry.n + 1)
+            else:
+                mine.append(range(entry.n, entry.n + 1))
+            if not any(entry.n in known for known in before):
                 yield entry
-        seen[reader.chain] = max(reader.last, before.get(reader.chain, 0))
+        if reader.chain and folder not in apart:
+            seen.setdefault(reader.chain, []).extend(mine)
+
+
+def ids(files: Files) -> set[str]:
+    """The ids of all chains that there is a segment of, from the headers that can be read."""
+    found = set()
+    for opened in files.values():
+        with contextlib.suppress(OSError), opened() as file:
+            header = header_of(file.readline(LINE_BYTES_MAX))
+            if header is not None:
+                found.add(header.chain)
+    return found
 
 
 def _folders(files: Files) -> dict[str, list[str]]:
@@ -97,45 +164,68 @@ def _folders(files: Files) -> dict[str, list[str]]:
 class _Reader:
     """Walks one chain."""
 
-    def __init__(self, files: Files, names: Sequence[str], heads: Sequence[Head]) -> None:
+    def __init__(self, files: Files, names: Sequence[str], heads: Sequence[Head], folder: str) -> None:
+        self.folder = folder
+        self.names = names
         self._files = files
-        self._names = names
         self._heads = heads
         self.findings: list[Finding] = []
         self.chain, self.hash = "", ""
         self.first, self.last = 0, 0
-        self._pruned = 0  # Up to which entry the log itself has forgotten.
+        self.shown: list[int] = []  # The numbers of recorded heads that the chain has.
+        self._pruned_by: int | None = None  # Which entry says that the log itself has forgotten what is not there.
         self._running: list[str] = []  # The hashes that the next entry may go by; after damage more than one.
         self._sound = True  # Whether the line before was.
 
     def run(self) -> Iterator[Entry]:
         """Every entry that checks."""
-        for name in self._names:
-            with self._files[name]() as file:
-                header = file.readline(LINE_BYTES_MAX)
-                self._begin(name, header)
-                offset = len(header)
-                while line := file.readline(LINE_BYTES_MAX):
-                    entry = self._look(name, offset, line)
-                    offset += len(line)
-                    if entry is not None:
-                        yield entry
-        if self._names and self.first > self._pruned + 1:
-            self._report(self._names[0], 1, None, f"entries 1 to {self.first - 1} at the beginning are missing")
+        for name in self.names:
+            stem = PurePosixPath(name).stem
+            if not (stem.isascii() and stem.isdigit()):
+                self.report(name, None, None, "it is not named as a segment is")
+                continue
+            try:
+                yield from self._segment(name, int(stem))
+            except OSError as error:
+                self.report(name, None, None, f"it cannot be read: {error.strerror or error}")
 
-    def _begin(self, name: str, line: bytes) -> None:
+    def look_at_beginning(self) -> None:
+        """Find what is not there before the first entry, unless the log itself has forgotten it and a head shows that.
+
+        An entry that says so is easily made; whether this one was in the log when a head of it was recorded, is not.
+        """
+        if self.first <= 1:
+            return
+        if self._pruned_by is None:
+            self.report(self.names[0], 1, None, f"entries 1 to {self.first - 1} at the beginning are missing")
+        elif any(head.chain == self.chain for head in self._heads) and max(self.shown, default=0) < self._pruned_by:
+            what = f"entries 1 to {self.first - 1} are gone, and no recorded head shows that the log has forgotten them"
+            self.report(self.names[0], 1, None, what)
+
+    def _segment(self, name: str, first: int) -> Iterator[Entry]:
+        with self._files[name]() as file:
+            header = file.readline(LINE_BYTES_MAX)
+            self._begin(name, first, header)
+            offset = len(header)
+            while line := file.readline(LINE_BYTES_MAX):
+                entry = self._look(name, offset, line)
+                offset += len(line)
+                if entry is not None:
+                    yield entry
+
+    def _begin(self, name: str, first: int, line: bytes) -> None:
         header = header_of(line)
-        stem = PurePosixPath(name).stem
-        first = int(stem) if stem.isdigit() else self.last + 1
         if header is None or header.first != first or (self.chain and header.chain != self.chain):
-            self._report(name, first, 0, "the header is not as it was written")
+            self.report(name, first, 0, "the header is not as it was written")
         if self.first == 0:
             self.first, self.last = first, first - 1
-            self.hash = header.previous if header is not None else ""
+            if header is not None:
+                self.chain, self.hash = header.chain, header.previous
+                self._compare(name, 0, first - 1, header.previous)
         elif first > self.last + 1:
-            self._report(name, self.last + 1, None, f"entries {self.last + 1} to {first - 1} are missing")
+            self.report(name, self.last + 1, None, f"entries {self.last + 1} to {first - 1} are missing")
         elif first <= self.last or (header is not None and header.previous not in (self.hash, *self._running)):
-            self._report(name, first, 0, "the segment does not go on from the one before")
+            self.report(name, first, 0, "the segment does not go on from the one before")
         if header is not None:
             self.chain = self.chain or header.chain
         self.last = first - 1
@@ -152,12 +242,12 @@ class _Reader:
         sound = entry is not None and any(seal(running, body) == stated for running in self._running)
         if entry is not None and sound and (entry.n == expected or not self._sound):
             self.last, self.hash, self._running, self._sound = entry.n, stated, [stated], True
-            self._compare(name, offset, entry, stated)
-            if entry.action == "pruned" and entry.target is not None and entry.target.isdigit():
-                self._pruned = max(self._pruned, int(entry.target))
+            self._compare(name, offset, entry.n, stated)
+            if self._pruned_by is None and entry.action == "pruned" and _number(entry.target) >= self.first - 1:
+                self._pruned_by = entry.n
             return entry
         what = "the entry is not as it was written" if line.endswith(b"\n") else "the entry is not whole"
-        self._report(name, expected, offset, what)
+        self.report(name, expected, offset, what)
         # The next one goes by the hash that stands here, or by the right one, whichever of them was changed.
         self._running = ([stated] * bool(found) + [seal(one, body) for one in self._running] + self._running)[
             :_WAYS_MAX
@@ -165,11 +255,20 @@ class _Reader:
         self.last, self.hash, self._sound = expected, stated or self.hash, False
         return None
 
-    def _compare(self, name: str, offset: int, entry: Entry, stated: str) -> None:
+    def _compare(self, name: str, offset: int, n: int, stated: str) -> None:
         for head in self._heads:
-            if (head.chain, head.n) == (self.chain, entry.n) and head.hash != stated:
-                self._report(name, entry.n, offset, "the chain was written anew: a recorded head has another hash")
+            if (head.chain, head.n) != (self.chain, n):
+                continue
+            if head.hash == stated:
+                self.shown.append(n)
+            else:
+                self.report(name, n, offset, "the chain was written anew: a recorded head has another hash")
 
-    def _report(self, name: str, entry: int | None, offset: int | None, what: str) -> None:
+    def report(self, name: str, entry: int | None, offset: int | None, what: str) -> None:
+        """Name a place, as long as there are not too many."""
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(Finding(name, entry, offset, what))
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else 0

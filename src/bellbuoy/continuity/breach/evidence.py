@@ -6,10 +6,12 @@ from what is in it, so that a change between the files shows as well.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,11 @@ class Manifest(Struct, frozen=True):
     heads: list[Head]
     findings: list[Finding]
 
+    @property
+    def known(self) -> list[Head]:
+        """How far the chains were known to be when this was sealed: as recorded, and as sealed."""
+        return [*self.heads, *(Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in self.chains)]
+
 
 class Verdict(Struct, frozen=True):
     """What is wrong with an archive, and who sealed it; `manifest` is None when it cannot be read."""
@@ -74,7 +81,8 @@ def seal_evidence(
     """Write an archive, whole or not at all.
 
     Args:
-        segments: of the audit log; a line that is being written at this moment is left out.
+        segments: of the audit log; a line that is being written at this moment is left out. One that cannot be opened
+            is among the findings, and not in the archive.
         documents: further files by name.
         heads: recorded elsewhere, to be compared and kept.
         signer: signs the manifest.
@@ -83,8 +91,14 @@ def seal_evidence(
     Raises:
         ConfigurationError: `out` is there already, or cannot be written.
     """
-    whole = {AUDIT + name: _whole(opened) for name, opened in segments.items()}
-    checked = check({name: opened for name, (opened, _) in whole.items()}, heads)
+    whole: dict[str, tuple[Callable[[], IO[bytes]], int]] = {}
+    unread: dict[str, Callable[[], IO[bytes]]] = {}
+    for name, opened in segments.items():
+        try:
+            whole[AUDIT + name] = _whole(opened)
+        except OSError:
+            unread[AUDIT + name] = opened
+    checked = check({name: opened for name, (opened, _) in whole.items()} | unread, heads)
     files = [Part(name, size, _digest(opened)) for name, (opened, size) in sorted(whole.items())]
     files += [Part(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in sorted(documents.items())]
     manifest = Manifest(made_at, where, version, signer.public, files, checked.chains, list(heads), checked.findings)
@@ -149,7 +163,7 @@ def sealed_segments(path: Path) -> Iterator[Files]:
         raise ConfigurationError(f"{path} is no archive of evidence", hint="bellbuoy breach evidence") from error
     with archive:
         names = [name for name in archive.getnames() if name.startswith(AUDIT)]
-        yield {f"{path}/{name.removeprefix(AUDIT)}": _opened(archive, name) for name in names}
+        yield {f"{path}/{name}": _opened(archive, name) for name in names}
 
 
 def _verify(archive: tarfile.TarFile, findings: list[Finding], is_signed: Verifier, public: str | None) -> Manifest:
@@ -163,9 +177,13 @@ def _verify(archive: tarfile.TarFile, findings: list[Finding], is_signed: Verifi
     findings += [Finding(name, None, None, "the file is missing") for name in expected if name not in names]
     extra = set(names) - {*expected, MANIFEST, SIGNATURE}
     findings += [Finding(name, None, None, "the file is in no manifest") for name in sorted(extra)]
-    heads = [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in manifest.chains]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    findings += [Finding(name, None, None, "the file is in the archive twice") for name in twice]
+    if not findings and names != [*expected, MANIFEST, SIGNATURE]:
+        findings.append(Finding(MANIFEST, None, None, "the files are not in the order in which they were sealed"))
     segments = {name: _opened(archive, name) for name in names if name.startswith(AUDIT)}
-    places = check(segments, [*manifest.heads, *heads]).findings
+    # With what was known when it was sealed, so that what was wrong by then is not taken for an edit of the archive.
+    places = check(segments, manifest.heads).findings
     findings += [one for one in places if one not in manifest.findings]
     named = {one.file for one in findings}
     for part in manifest.files:
@@ -260,9 +278,9 @@ def _bytes(data: bytes) -> Callable[[], IO[bytes]]:
 
 def _opened(archive: tarfile.TarFile, name: str) -> Callable[[], IO[bytes]]:
     def open_it() -> IO[bytes]:
-        file = archive.extractfile(name)
+        file = archive.extractfile(name) if archive.getmember(name).isreg() else None
         if file is None:
-            raise ValueError(f"{name} is no file")
+            raise OSError(errno.EINVAL, "it is no file")
         return file
 
     return open_it

@@ -93,11 +93,13 @@ def markdown(report: Report) -> str:
         revoked = [f"`{one['id']}` ({one['revoked_at']})" for one in report.state["revoked"]]
         lines.append(f"- revoked keys: {', '.join(revoked) or 'none'}")
     lines += ["", "## Audit log", ""]
-    read = ", ".join(f"{one.folder} entries {one.first} to {one.last}" for one in checked.chains)
-    lines.append(f"Read: {read or 'nothing'}; compared with {checked.heads} recorded heads.")
+    read = ", ".join(
+        f"{one.folder} entries {one.first} to {one.last} ({one.heads} recorded heads)" for one in checked.chains
+    )
+    lines.append(f"Read: {read or 'nothing'}.")
     lines += [f"- {one.place}: {one.what}" for one in checked.findings]
     if not checked.findings:
-        lines.append("It is as it was written." if checked.heads else _NO_HEAD)
+        lines.append(f"{', '.join(checked.alone)}: {_NO_HEAD}" if checked.alone else "It is as it was written.")
     lines += ["", "## Scope", ""]
     lines.append(
         f"{len(scope.users)} users were touched, {scope.unnamed} times somebody without a user id; {scope.refused} "

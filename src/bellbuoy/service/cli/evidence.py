@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +28,8 @@ from bellbuoy.continuity.breach.report import Line
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.model.audit import Head
 from bellbuoy.service.cli import output
-from bellbuoy.service.cli.client import Client
-from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of, epoch_of, settings_of
+from bellbuoy.service.cli.asked import Service
+from bellbuoy.service.cli.options import DataDir, Json, Key, Url, epoch_of, settings_of
 from bellbuoy.service.times import stamp
 
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
@@ -68,21 +71,24 @@ def verify(
                 _findings(found.manifest.findings, "when it was sealed: ")
         _tell(document, found.findings, as_json, sound="as it was sealed")
         return
-    recorded = _recorded(_service(url, key, data_dir), folder)
-    heads = list(recorded or [])
+    service, files = Service(url, key, data_dir), segments(folder)
+    heads, elsewhere = _recorded(service.get("heads", "/v1/breach"), folder, files)
     if against is not None:
         sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
         if sealed.findings or sealed.manifest is None:
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
-        heads += [Head(one.chain, one.last, one.hash, 0.0, one.folder) for one in sealed.manifest.chains]
-    checked = _checked(segments(folder), heads)
-    document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads}
-    if recorded is None and not as_json:
-        output.err.print("the service did not answer, so the log was not compared with the heads that it recorded")
-    alone = [one.folder for one in checked.chains if one.chain not in {head.chain for head in heads}]
-    if alone and not checked.findings and not as_json:
-        print(f"{', '.join(alone)}: {_NO_HEAD}")
-    _tell(document, checked.findings, as_json, sound="" if alone else "as it was written")
+        heads += sealed.manifest.known
+    checked = _checked(files, heads)
+    document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads, "alone": checked.alone}
+    document |= {"elsewhere": msgspec.to_builtins(elsewhere), "missing": service.missing}
+    if not as_json:
+        _missing(service)
+        if elsewhere:
+            others = sorted({f"{one.chain} ({one.where})" for one in elsewhere})
+            print(f"recorded, and not in this data directory: {', '.join(others)}")
+        if checked.alone and not checked.findings:
+            print(f"{', '.join(checked.alone)}: {_NO_HEAD}")
+    _tell(document, checked.findings, as_json, sound="" if checked.alone else "as it was written")
 
 
 def make(
@@ -96,15 +102,15 @@ def make(
     from bellbuoy.service.stores import evidence_key, where_of
 
     folder = settings_of(None, data_dir).data.dir
-    client = _service(url, key, data_dir)
-    heads = _recorded(client, folder) or []
-    documents = _documents(client)
     files = segments(folder)
+    service = Service(url, key, data_dir)
+    documents = _documents(service)
+    heads, _ = _recorded(documents.get("state.json"), folder, files)
     signer = evidence_key(folder)
     manifest = sealing.seal_evidence(
         out,
         segments=files,
-        documents=documents,
+        documents={name: json.dumps(one, indent=2, ensure_ascii=False).encode() for name, one in documents.items()},
         heads=heads,
         signer=signer,
         made_at=str(stamp(time.time())),
@@ -117,13 +123,13 @@ def make(
     document = {"file": str(out), "sha256": digest, "public": signer.public, "entries": entries}
     document |= {"files": len(manifest.files)}
     if as_json:
-        output.show_json({**document, "findings": msgspec.to_builtins(manifest.findings)})
+        findings = msgspec.to_builtins(manifest.findings)
+        output.show_json({**document, "missing": service.missing, "findings": findings})
         return
     output.facts(document)
     _findings(manifest.findings)
     print("keep the sha256 and the public key elsewhere: bellbuoy breach verify FILE --public KEY")
-    if not documents:
-        output.err.print("the service did not answer: incidents, changes and keys are not in it")
+    _missing(service)
 
 
 def scope(
@@ -138,6 +144,8 @@ def scope(
         list[str] | None,
         typer.Option("--public", help="A public key that archives may be sealed by; may be repeated. Else: any."),
     ] = None,
+    url: Url = None,
+    key: Key = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -145,22 +153,33 @@ def scope(
     if key_id is None and since is None and until is None:
         raise ConfigurationError("whose doings?", hint="--key-id ID, or --from and --to")
     _check_public(*(public or []))
-    findings = [one for path in archives or [] for one in _of_archive(path, public or [])]
+    findings: list[Finding] = []
+    heads: list[Head] = []
+    for path in archives or []:
+        wrong, known = _of_archive(path, public or [])
+        findings += wrong
+        heads += known
     with contextlib.ExitStack() as stack:
         sealed = [stack.enter_context(sealing.sealed_segments(one)) for one in archives or []]
         files: Files = {name: opened for one in sealed for name, opened in one.items()}
         if not archives:
-            files = segments(settings_of(None, data_dir).data.dir)
-            findings = _checked(files, []).findings
-        found = _scope(files, key_id, since, until)
+            folder = settings_of(None, data_dir).data.dir
+            files, service = segments(folder), Service(url, key, data_dir)
+            heads, _ = _recorded(service.get("heads", "/v1/breach"), folder, files)
+            _missing(service)
+        checked = _checked(files, heads)
+        found = _scope(files, checked, key_id, since, until)
+    findings += [one for one in checked.findings if one not in findings]
     if key_id is not None and not found.actions and not found.refused:
         output.err.print(f"the log has nothing of a key {key_id}; `bellbuoy keys list` has the IDs", markup=False)
     if as_json:
-        output.show_json(
-            {**_scope_document(found), "verified": not findings, "findings": msgspec.to_builtins(findings)}
-        )
+        document = _scope_document(found) | {"verified": not findings and not checked.alone}
+        document |= {"chains": msgspec.to_builtins(checked.chains), "findings": msgspec.to_builtins(findings)}
+        output.show_json(document)
     else:
         _show_scope(found)
+    if checked.alone and not findings:
+        output.err.print(f"{', '.join(checked.alone)}: {_NO_HEAD}", markup=False)
     if findings:
         for one in findings:
             output.err.print(f"{one.place}: {one.what}", markup=False)
@@ -179,26 +198,23 @@ def report(
 ) -> None:
     """Timeline, scope and what was done, as Markdown or JSON."""
     folder = settings_of(None, data_dir).data.dir
-    client = _service(url, key, data_dir)
-    lines, state, heads = reporting.acts(chains.entries(segments(folder))), None, []
-    if client is not None:
-        state = client.get("/v1/breach")
-        heads = _heads(state, folder)
-        lines += _incidents(client.get("/v1/incidents", limit=1000)["items"])
-        lines += _changes(client.get("/v1/changes", limit=1000)["items"])
-    made = reporting.put_together(
-        lines,
-        scope=_scope(segments(folder), key_id, since, until),
-        checked=_checked(segments(folder), heads),
-        state=state,
-        now=time.time(),
-    )
+    files, service = segments(folder), Service(url, key, data_dir)
+    state = service.get("state", "/v1/breach")
+    heads, _ = _recorded(state, folder, files)
+    checked = _checked(files, heads)
+    lines = reporting.acts(chains.entries(files, checked.apart))
+    lines += _incidents((service.get("incidents", "/v1/incidents", limit=1000) or {"items": []})["items"])
+    lines += _changes((service.get("changes", "/v1/changes", limit=1000) or {"items": []})["items"])
+    scope = _scope(files, checked, key_id, since, until)
+    made = reporting.put_together(lines, scope=scope, checked=checked, state=state, now=time.time())
     if not as_json:
+        _missing(service)
         print(reporting.markdown(made), end="")
         return
     timeline = [{"at": stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
     document = {"made_at": stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
-    document |= {"scope": _scope_document(made.scope), "audit_log": msgspec.to_builtins(made.checked)}
+    log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
+    document |= {"scope": _scope_document(made.scope), "audit_log": log, "missing": service.missing}
     output.show_json(document)
 
 
@@ -217,7 +233,16 @@ def segments(data_dir: Path) -> Files:
 
 
 def _opens(path: Path) -> Callable[[], IO[bytes]]:
-    return lambda: path.open("rb")
+    """What opens a segment, and raises OSError for what is no file, rather than to wait for who writes into a pipe."""
+
+    def open_it() -> IO[bytes]:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is no file")
+        return file
+
+    return open_it
 
 
 def _checked(files: Files, heads: list[Head]) -> Checked:
@@ -229,8 +254,12 @@ def _checked(files: Files, heads: list[Head]) -> Checked:
     return checked
 
 
-def _of_archive(path: Path, publics: Sequence[str]) -> list[Finding]:
-    """What is wrong with an archive, or was when it was sealed. Raises ConfigurationError when it cannot be read."""
+def _of_archive(path: Path, publics: Sequence[str]) -> tuple[list[Finding], list[Head]]:
+    """What is wrong with an archive, or was when it was sealed, and the heads of a sound one.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     from bellbuoy.service.stores import verifier
 
     verdict = sealing.verify(path, is_signed=verifier(), public=None)
@@ -245,7 +274,7 @@ def _of_archive(path: Path, publics: Sequence[str]) -> list[Finding]:
         )
     elif signer.lower() not in [one.lower() for one in publics]:
         findings.append(Finding(sealing.MANIFEST, None, None, "the manifest is not signed by a key that was given"))
-    return [replace(one, file=f"{path}/{one.file}") for one in findings]
+    return [replace(one, file=f"{path}/{one.file}") for one in findings], [] if findings else verdict.manifest.known
 
 
 def _check_public(*keys: str) -> None:
@@ -254,42 +283,32 @@ def _check_public(*keys: str) -> None:
             raise ConfigurationError(f"{one} is no public key", hint="64 hexadecimal digits, as evidence printed them")
 
 
-def _service(url: str | None, key: str | None, data_dir: Path | None) -> Client | None:
-    """The service, None when it does not answer: what is on the disk can be read without it."""
-    try:
-        client = client_of(url, key, data_dir)
-        client.get("/v1/breach")
-    except BellbuoyError:
-        return None
-    return client
+def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tuple[list[Head], list[Head]]:
+    """The heads that were recorded of this data directory's chains, and those of chains that are not in it.
 
-
-def _recorded(client: Client | None, data_dir: Path) -> list[Head] | None:
-    return None if client is None else _heads(client.get("/v1/breach"), data_dir)
-
-
-def _heads(state: dict[str, Any], data_dir: Path) -> list[Head]:
-    """The heads that were recorded of this data directory."""
+    A chain is known by its id: a container that is made anew has another name, and the same log. What is not here and
+    was recorded under another name may be another machine's.
+    """
     from bellbuoy.service.stores import where_of
 
-    here = where_of(data_dir)
-    return [
+    here, known = where_of(data_dir), chains.ids(files)
+    heads = [
         Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"])
-        for one in state["heads"]
-        if one["where"] == here
+        for one in (state or {"heads": []})["heads"]
     ]
+    ours = [one for one in heads if one.chain in known or one.where == here]
+    return ours, [one for one in heads if one not in ours]
 
 
-def _documents(client: Client | None) -> dict[str, bytes]:
-    if client is None:
-        return {}
+def _documents(service: Service) -> dict[str, Any]:
+    """What the service has to add, by the names of files; without what it does not say."""
     found = {
-        "incidents.json": client.get("/v1/incidents", limit=1000),
-        "changes.json": client.get("/v1/changes", limit=1000),
-        "keys.json": client.get("/v1/keys"),
-        "state.json": client.get("/v1/breach"),
+        "state.json": service.get("state", "/v1/breach"),
+        "incidents.json": service.get("incidents", "/v1/incidents", limit=1000),
+        "changes.json": service.get("changes", "/v1/changes", limit=1000),
+        "keys.json": service.get("keys", "/v1/keys"),
     }
-    return {name: json.dumps(document, indent=2, ensure_ascii=False).encode() for name, document in found.items()}
+    return {name: document for name, document in found.items() if document is not None}
 
 
 def _public(data_dir: Path) -> str | None:
@@ -299,11 +318,11 @@ def _public(data_dir: Path) -> str | None:
     return evidence_key(data_dir).public if (data_dir / "evidence.key").exists() else None
 
 
-def _scope(files: Files, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
+def _scope(files: Files, checked: Checked, key_id: str | None, since: str | None, until: str | None) -> scoping.Scope:
     began, ended = _seconds(since), _seconds(until)
     if began is not None and ended is not None and ended < began:
         raise ConfigurationError("--to is before --from", hint="change them over")
-    return scoping.find(chains.entries(files), key=key_id, since=began, until=ended)
+    return scoping.find(chains.entries(files, checked.apart), key=key_id, since=began, until=ended)
 
 
 def _incidents(items: list[dict[str, Any]]) -> list[Line]:
@@ -335,9 +354,10 @@ def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool, 
     if as_json:
         output.show_json({**document, "findings": msgspec.to_builtins(findings)})
     else:
-        output.facts({name: v for name, v in document.items() if not isinstance(v, list)})
+        output.facts({name: v for name, v in document.items() if not isinstance(v, (list, dict))})
         for one in document.get("chains", []):
-            print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}")
+            compared = f"{one['heads']} recorded heads compared"
+            print(f"{one['folder']}: entries {one['first']} to {one['last']}, {one['hash']}, {compared}")
         _findings(findings)
         if sound and not findings:
             output.out.print(f"[green]{sound}[/]")
@@ -348,6 +368,11 @@ def _tell(document: dict[str, Any], findings: Sequence[Finding], as_json: bool, 
 def _findings(findings: Sequence[Finding], when: str = "") -> None:
     for one in findings:
         output.out.print(f"{when}{one.place}: {one.what}", markup=False)
+
+
+def _missing(service: Service) -> None:
+    for line in service.told():
+        output.err.print(line, markup=False)
 
 
 def _show_scope(found: scoping.Scope) -> None:
