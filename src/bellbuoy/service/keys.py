@@ -182,11 +182,13 @@ class Keys:
             The file that was written now, None when none was.
 
         Raises:
-            ConfigurationError: the variable's value is too short or cannot be sent in a header.
+            ConfigurationError: the variable's value is too short or cannot be sent in a header, or the key ended before
+                another took its place, and stays so.
         """
         written = None
         secret = _at_hand(data_dir)
-        known = next((k for k in await self._store.keys() if k.id == BOOTSTRAP_ID), None)
+        keys = await self._store.keys()
+        known = next((k for k in keys if k.id == BOOTSTRAP_ID), None)
         if secret is None:
             if known is not None:
                 return None
@@ -194,9 +196,16 @@ class Keys:
             written = data_dir / "bootstrap.key"
             write_secret(written, secret + "\n")
         key = self._bootstrap_key(secret)
+        if any(k.hash == key.hash and k.revoked_at is not None and k.id != BOOTSTRAP_ID for k in keys):
+            raise ConfigurationError(
+                "the bootstrap key has ended, and another took its place",
+                hint=f"delete {data_dir / 'bootstrap.key'} and set a new BELLBUOY_BOOTSTRAP_KEY, never an earlier one",
+            )
         if known is None or known.hash != key.hash:
             if known is not None:
                 self._by_hash.pop(known.hash, None)
+                if known.revoked_at is not None:  # Otherwise nobody would know, and it would be good again.
+                    await self._store.put_key(_ended(BOOTSTRAP_ID, known.hash, known.revoked_at))
             await self._put(key)
         return written
 

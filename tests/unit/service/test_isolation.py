@@ -10,7 +10,7 @@ import pytest
 
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import ManualClock
-from bellbuoy.errors import Conflict, Full, NotFound, Unavailable
+from bellbuoy.errors import ConfigurationError, Conflict, Full, NotFound, Unavailable
 from bellbuoy.health.hysteresis import Patience
 from bellbuoy.health.monitor import Monitor
 from bellbuoy.health.pins import Pins
@@ -311,3 +311,38 @@ async def test_a_ledger_that_comes_back_without_one_of_the_keys_is_told_of_every
     assert [node.keys.find(secret) for node in made.nodes] == [None] * 3
     ended = {key.hash for key in await made.ledger.keys() if key.revoked_at is not None}
     assert hashlib.sha256(gone_secret.encode()).digest() in ended
+
+
+async def test_a_bootstrap_key_that_ended_never_works_again(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "keys.json"
+    keys = Keys(made.ledger, clock=made.clock, copy=copy)
+    await keys.bootstrap(tmp_path)
+    secret = (tmp_path / "bootstrap.key").read_text().strip()
+    await keys.revoke("bootstrap")
+    again = Keys(made.ledger, clock=made.clock, copy=copy)
+    assert await again.bootstrap(tmp_path) is None  # Who has other keys starts as ever.
+    for another in ("another-key-of-24-characters", "one-more-key-of-24-characters"):
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", another)
+        await again.bootstrap(tmp_path)
+        await again.load()
+        assert again.find(another.encode()) is not None
+        await again.revoke("bootstrap")
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-last-key-of-24-characters")
+    await again.bootstrap(tmp_path)
+    await again.load()
+    for ended in (secret, "another-key-of-24-characters", "one-more-key-of-24-characters"):
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", ended)
+        with pytest.raises(ConfigurationError, match="has ended") as told:
+            await again.bootstrap(tmp_path)
+        assert "bootstrap.key" in str(told.value.hint)
+    monkeypatch.delenv("BELLBUOY_BOOTSTRAP_KEY")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await again.bootstrap(tmp_path)
+    await again.load()
+    assert again.find(secret.encode()) is None
+    without = Keys(made.ledger, clock=made.clock, copy=copy)
+    without.recall(tmp_path)
+    assert without.find(secret.encode()) is None
+    assert without.find(b"the-last-key-of-24-characters") is not None
