@@ -602,6 +602,11 @@ async def test_keys_are_kept_as_hashes(ledger: Ledger) -> None:
     await ledger.put_key(key)
     await ledger.put_key(msgspec.structs.replace(key, revoked_at=NOW + 1))
     assert [(k.id, k.revoked_at) for k in await ledger.keys()] == [("k", NOW + 1)]
+    more = [ApiKey(f"m-{n}", "ci", "t", (), bytes([n]) * 32, NOW, made_by="k") for n in range(3)]
+    await ledger.put_keys(more)
+    await ledger.put_keys([])
+    assert [k.id for k in await ledger.keys()] == ["k", "m-0", "m-1", "m-2"]
+    assert (await ledger.key("m-1"), await ledger.key("none")) == (more[1], None)
 
 
 async def test_the_books_name_what_is_missing(ledger: Ledger, home: Home) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from bellbuoy.clock import Clock
@@ -29,6 +31,7 @@ class Pins:
         self._telemetry = telemetry
         self._kept: dict[str, bool] = {}
         self._here: dict[str, bool] = {}
+        self._lock = asyncio.Lock()  # What was read before a change must not be gone by after it.
 
     async def set(self, mode: str, pinned: bool | None, *, by: str) -> None:
         """Hold a mode on or off, or with None let it follow the issues.
@@ -39,6 +42,10 @@ class Pins:
         Raises:
             Unavailable, Full: the store did not take it; nothing has changed.
         """
+        async with self._lock:
+            await self._set(mode, pinned, by=by)
+
+    async def _set(self, mode: str, pinned: bool | None, *, by: str) -> None:
         for _ in range(_TRIES_MAX):
             kept = await self._store.read("setting", _ID)
             pins = _decode(kept.data) if kept else {}
@@ -56,8 +63,9 @@ class Pins:
 
     async def load(self) -> None:
         """Go by what is kept. Raises Unavailable."""
-        kept = await self._store.read("setting", _ID)
-        self._go_by(_decode(kept.data) if kept else {})
+        async with self._lock:
+            kept = await self._store.read("setting", _ID)
+            self._go_by(_decode(kept.data) if kept else {})
 
     async def run(self) -> None:
         """Follow what other processes pin, until cancelled."""

@@ -106,7 +106,9 @@ class Tombstone(Struct, frozen=True):
 
 
 class ApiKey(Struct, frozen=True):
-    """A key as it is stored: `hash` is the SHA-256 of the secret, which nobody can read back."""
+    """A key as it is stored: `hash` is the SHA-256 of the secret, which nobody can read back. `made_by` is the id of
+    the key that asked for it, None for one that came with a start.
+    """
 
     id: str
     name: str
@@ -115,6 +117,7 @@ class ApiKey(Struct, frozen=True):
     hash: bytes
     created_at: float
     revoked_at: float | None = None
+    made_by: str | None = None
 
 
 class Issue(Struct, frozen=True):

@@ -351,8 +351,16 @@ class KeyStore(Protocol):
         """All of them, revoked ones too."""
         ...
 
+    async def key(self, identity: str) -> ApiKey | None:
+        """The key with this id, None when there is none."""
+        ...
+
     async def put_key(self, key: ApiKey) -> None:
         """Write a key; one with the same id is replaced."""
+        ...
+
+    async def put_keys(self, keys: Sequence[ApiKey]) -> None:
+        """Write many, in so many round trips as one takes; those with the same ids are replaced."""
         ...
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import field
+from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import Conflict, NotFound, StoreError, Unavailable, code_of
+from bellbuoy.errors import Conflict, Full, NotFound, StoreError, Unavailable, code_of
 from bellbuoy.health.mode import BY_HAND
 from bellbuoy.health.pins import Pins
 from bellbuoy.ports.control import ControlStore
+from bellbuoy.service.ending import Ending
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -28,16 +31,19 @@ FOLLOW_S = 0.4
 TELL_S_MAX = 1.0
 """Seconds for which whoever isolates waits for the ledger; it is told later then."""
 
+NAMED_MAX = 2_000
+"""Keys that can be owed to the ledger by their names, so that a document has room for them."""
+
 _ID = "isolation"
 _TRIES_MAX = 8
 
 
-class Owed(Struct, frozen=True):
-    """What holds on this machine until the ledger is told: keys by their ids, with their hashes in hex, and pins."""
+class Owed(Ending, frozen=True):
+    """What holds on this machine until the ledger is told: keys that end, and pins. It has room for `NAMED_MAX` keys by
+    name, and all of them need no more than one.
+    """
 
-    keys: dict[str, str] = field(default_factory=dict)
     pins: dict[str, bool] = field(default_factory=dict)
-    by: str = ""
 
 
 _decode = msgspec.json.Decoder(Owed).decode
@@ -64,6 +70,7 @@ class Isolation:
         self._clock = clock
         self._telemetry = telemetry
         self._owed = Owed()
+        self._changes = 0
 
     @property
     def everywhere(self) -> bool:
@@ -90,25 +97,24 @@ class Isolation:
         """
         known = self._keys.hashes()
         wanted = [one for one in known if one != by] if ids is None else list(dict.fromkeys(ids))
-        if by in wanted:
-            raise Conflict(
-                "the key that asks would be ended too, and everybody might be locked out",
-                hint="make another with `bellbuoy keys create`, and ask with that",
-            )
-        unknown = [one for one in wanted if one not in known]
-        if unknown:
-            revoked = {key.id for key in await self._keys.all()}
-            missing = [one for one in unknown if one not in revoked]
-            if missing:
-                raise NotFound(f"there is no key {missing[0][:64]}", hint="`bellbuoy keys list` has them")
+        await self._check(wanted, known, by)
         asked = zip(BY_HAND, (stop_sending, stop_accepting), strict=True)
-        more = Owed({one: known[one] for one in wanted if one in known}, {mode: True for mode, on in asked if on}, by)
-        await self._owe(more)
+        pins = {mode: True for mode, on in asked if on}
+        # By itself and first: whatever becomes of the keys, this holds.
+        await self._change(lambda owed: replace(owed, pins=owed.pins | pins, by=by))
+        now = self._clock.time()
+        if ids is None:
+            await self._change(lambda owed: replace(owed, all_but=by, since=now, by=by))
+        else:
+            named = {one: known[one] for one in wanted if one in known}
+            await self._change(lambda owed: _named(owed, named, now, by))
+        ended: list[str] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELL_S_MAX):
-                await self._settle()
-        self._telemetry.event("isolated", keys=wanted, stop_sending=stop_sending, stop_accepting=stop_accepting, key=by)
-        return wanted
+                ended = await self._settle()
+        told = wanted if ids is not None else "all"
+        self._telemetry.event("isolated", keys=told, stop_sending=stop_sending, stop_accepting=stop_accepting, key=by)
+        return list(dict.fromkeys([*wanted, *ended]))
 
     async def lift(self, *, by: str) -> None:
         """Send and accept again; keys that were ended stay so.
@@ -116,7 +122,7 @@ class Isolation:
         Raises:
             Unavailable: the ledger cannot be told. On this machine it holds, and other nodes stay as they are.
         """
-        await self._change(lambda owed: Owed(owed.keys, {}, owed.by))
+        await self._change(lambda owed: replace(owed, pins={}))
         for mode in BY_HAND:
             await self._pins.set(mode, None, by=by)
         self._telemetry.event("isolation_lifted", key=by)
@@ -132,54 +138,81 @@ class Isolation:
                 self._telemetry.event("isolation_not_read", code=code_of(error))
             await self._clock.sleep(FOLLOW_S)
 
-    async def _owe(self, more: Owed) -> None:
-        await self._change(lambda owed: Owed({**owed.keys, **more.keys}, {**owed.pins, **more.pins}, more.by))
-
-    async def _settle(self) -> None:
-        """Tell the ledger, and then no more of it here; left as it is while the ledger cannot be reached."""
-        told = self._owed
-        try:
-            for one in told.keys:
-                await self._keys.revoke(one)
-            for mode, pinned in told.pins.items():
-                await self._pins.set(mode, pinned, by=told.by)
-        except NotFound:
-            pass  # It was deleted meanwhile.
-        except StoreError:
-            return
-        await self._change(
-            lambda owed: Owed(
-                {one: known for one, known in owed.keys.items() if one not in told.keys},
-                {mode: pinned for mode, pinned in owed.pins.items() if told.pins.get(mode) != pinned},
+    async def _check(self, wanted: Sequence[str], known: Mapping[str, str], by: str) -> None:
+        """Refuse what cannot be done. Raises Conflict, NotFound, Unavailable."""
+        if by in wanted:
+            raise Conflict(
+                "the key that asks would be ended too, and everybody might be locked out",
+                hint="make another with `bellbuoy keys create`, and ask with that",
             )
-        )
+        unknown = [one for one in wanted if one not in known]
+        if unknown:
+            revoked = {key.id for key in await self._keys.all()}
+            missing = [one for one in unknown if one not in revoked]
+            if missing:
+                raise NotFound(f"there is no key {missing[0][:64]}", hint="`bellbuoy keys list` has them")
+
+    async def _settle(self) -> list[str]:
+        """Tell the ledger, and then no more of it here; what it does not take stays. Returns what ended now."""
+        told = self._owed
+        for mode, pinned in told.pins.items():
+            with contextlib.suppress(StoreError):
+                await self._pins.set(mode, pinned, by=told.by)
+                await self._change(partial(_without_pin, mode=mode, pinned=pinned))
+        ended: list[str] = []
+        if told:
+            with contextlib.suppress(StoreError):
+                ended = await self._keys.end(told)
+                await self._change(partial(_without_keys, told=told))
+        return ended
 
     async def _change(self, how: Callable[[Owed], Owed]) -> None:
         for _ in range(_TRIES_MAX):
             kept = await self._local.read("breach", _ID)
             before = _decode(kept.data) if kept else Owed()
             after = how(before)
-            if (after.keys, after.pins) == ({}, {}):
+            if not after and not after.pins:
                 after = Owed()
             if after != before:
                 try:
                     await self._local.write("breach", _ID, _encode(after), version=kept.version if kept else 0)
                 except Conflict:
                     continue  # Another process of this machine changes it at this moment.
+            self._changes += 1
             self._go_by(after)
             return
         raise Unavailable("others change the isolation at this moment", hint="try again", retry_after_s=1.0)
 
     async def _load(self) -> None:
+        begun = self._changes
         kept = await self._local.read("breach", _ID)
         owed = _decode(kept.data) if kept else Owed()
         if owed.pins != self._owed.pins:
             # What is not held here any more is held by the store, which has to be heard first.
             with contextlib.suppress(StoreError):
                 await self._pins.load()
-        self._go_by(owed)
+        if begun == self._changes:  # Otherwise it was read before what this process was told meanwhile.
+            self._go_by(owed)
 
     def _go_by(self, owed: Owed) -> None:
         self._owed = owed
-        self._keys.deny(bytes.fromhex(one) for one in owed.keys.values())
+        self._keys.deny(Ending(owed.keys, owed.begun, owed.all_but, owed.since, owed.by))
         self._pins.hold_here(owed.pins)
+
+
+def _named(owed: Owed, named: dict[str, str], now: float, by: str) -> Owed:
+    keys = owed.keys | named
+    if len(keys) > NAMED_MAX:
+        raise Full(f"more than {NAMED_MAX} keys wait for the ledger", hint="bellbuoy breach isolate --all-keys")
+    return replace(owed, keys=keys, begun=owed.begun | dict.fromkeys(named, now), by=by)
+
+
+def _without_pin(owed: Owed, *, mode: str, pinned: bool) -> Owed:
+    return replace(owed, pins={one: on for one, on in owed.pins.items() if (one, on) != (mode, pinned)})
+
+
+def _without_keys(owed: Owed, *, told: Owed) -> Owed:
+    """What was told is told, unless it was asked for anew meanwhile."""
+    begun = {one: at for one, at in owed.begun.items() if told.begun.get(one) != at}
+    left = replace(owed, keys={one: owed.keys[one] for one in begun}, begun=begun)
+    return replace(left, all_but=None, since=0.0) if (owed.all_but, owed.since) == (told.all_but, told.since) else left

@@ -8,23 +8,26 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
-from bellbuoy.errors import ConfigurationError, NotFound
+from bellbuoy.errors import ConfigurationError, Conflict, NotFound, Unavailable
 from bellbuoy.model.operation import SCOPES, ApiKey, Scope
 from bellbuoy.ports.ledger import KeyStore
+from bellbuoy.service.ending import BOOTSTRAP_ID, Ending
 
-BOOTSTRAP_ID = "bootstrap"
 BOOTSTRAP_LENGTH_MIN = 24
 FOLLOW_S = 0.4
 """Seconds between two looks at the keys, so that one that is revoked anywhere is refused everywhere within a second."""
 
 TENANT = "default"
+_PASSES_MAX = 16
+"""Looks at the keys until one finds none to end: what is made during one is found by the next."""
+_GATE_ID = "~gate"
+"""Of the record that says, by its name, which key alone may make others while all but that one end."""
 
 
 class Keys:
@@ -47,11 +50,12 @@ class Keys:
         self._copied: list[ApiKey] | None = None
         self._by_hash: dict[bytes, ApiKey] = {}
         self._denied: frozenset[bytes] = frozenset()
+        self._ending = Ending()
 
     async def load(self) -> None:
         """Read the store; later changes come through `create` and `revoke`."""
         keys = await self._store.keys()
-        self._by_hash = {key.hash: key for key in keys if key.revoked_at is None}
+        self._go_by(keys)
         if self._copy is not None and keys != self._copied:
             write_secret(self._copy, msgspec.json.encode(keys).decode())
             self._copied = keys
@@ -69,12 +73,12 @@ class Keys:
         if self._copy is not None and self._copy.exists():
             with contextlib.suppress(msgspec.DecodeError):
                 keys = msgspec.json.decode(self._copy.read_bytes(), type=list[ApiKey])
-        self._by_hash = {key.hash: key for key in keys if key.revoked_at is None}
         secret = _at_hand(data_dir)
         if secret is not None:
             key = self._bootstrap_key(secret)
             if all(known.hash != key.hash for known in keys):  # Otherwise it is known already, or was revoked.
-                self._by_hash[key.hash] = key
+                keys.append(key)
+        self._go_by(keys)
         return bool(self._by_hash)
 
     def find(self, secret: bytes) -> ApiKey | None:
@@ -85,35 +89,89 @@ class Keys:
             return None
         return key if hmac.compare_digest(key.hash, digest) else None
 
-    def deny(self, hashes: Iterable[bytes]) -> None:
-        """Refuse these for as long as this process runs, whatever the store says: it may not have been told yet."""
-        self._denied |= frozenset(hashes)
+    def deny(self, ending: Ending) -> None:
+        """Refuse these whatever the store says, which may not have been told yet."""
+        self._denied |= frozenset(bytes.fromhex(one) for one in ending.keys.values())
+        if ending != self._ending:
+            self._ending = ending
+            self._go_by(list(self._by_hash.values()))
 
     def hashes(self) -> dict[str, str]:
         """The keys that are not ended, by their ids: their hashes in hex."""
         return {key.id: key.hash.hex() for key in self._by_hash.values()}
 
-    async def create(self, name: str, scopes: tuple[Scope, ...], *, tenant: str = TENANT) -> tuple[ApiKey, str]:
-        """Make a key; returns it and its secret, which nobody can learn again."""
+    async def create(
+        self, name: str, scopes: tuple[Scope, ...], *, tenant: str = TENANT, by: str | None = None
+    ) -> tuple[ApiKey, str]:
+        """Make a key; returns it and its secret, which nobody can learn again.
+
+        Args:
+            name, scopes, tenant: of the new one.
+            by: the key that asks, which has to live until after the new one is written: who ends it either finds the
+                new one or is found here. None for nobody's.
+
+        Raises:
+            Conflict: the key that asks has ended, or all but another are ending; the new one has ended too.
+        """
         identity = secrets.token_hex(6)
         secret = f"bb_{identity}_{secrets.token_urlsafe(32)}"
-        key = ApiKey(identity, name, tenant, scopes, hashlib.sha256(secret.encode()).digest(), self._clock.time())
-        await self._put(key)
+        digest = hashlib.sha256(secret.encode()).digest()
+        key = ApiKey(identity, name, tenant, scopes, digest, self._clock.time(), made_by=by)
+        await self._store.put_key(key)
+        if by is not None and not await self._lives(by):
+            await self._put(replace(key, revoked_at=self._clock.time()))
+            raise Conflict("the key that asks has ended", hint="ask with one that works")
+        self._by_hash[key.hash] = key
         return key, secret
 
     async def all(self) -> list[ApiKey]:
         """Every key, revoked ones too."""
-        return await self._store.keys()
+        return [key for key in await self._store.keys() if key.id != _GATE_ID]
 
     async def revoke(self, identity: str) -> ApiKey:
         """End a key at once. Raises NotFound."""
-        key = next((k for k in await self._store.keys() if k.id == identity), None)
+        key = await self._store.key(identity)
         if key is None:
             raise NotFound(f"there is no key {identity}")
         if key.revoked_at is None:
             key = replace(key, revoked_at=self._clock.time())
             await self._put(key)
         return key
+
+    async def end(self, ending: Ending) -> list[str]:
+        """End keys, and look again until there is nothing new to end. Those that the store does not know are kept as
+        ended, so that no older copy of it brings them back.
+
+        Returns:
+            The ids of those that ended now.
+
+        Raises:
+            Unavailable: keys are made faster than they end; those that were found have ended.
+        """
+        if ending.all_but is None:
+            return await self._end(ending)
+        # Written before the first look: whoever makes a key either sees this after it, or the look finds the key.
+        await self._store.put_key(self._gate(ending.all_but))
+        ended = await self._end(ending)
+        await self._store.put_key(self._gate(""))
+        return ended
+
+    async def _end(self, ending: Ending) -> list[str]:
+        ended: list[str] = []
+        for _ in range(_PASSES_MAX):
+            keys = await self._store.keys()
+            doomed, now = ending.of(keys), self._clock.time()
+            found = [replace(key, revoked_at=now) for key in keys if key.id in doomed and key.revoked_at is None]
+            known = {key.hash.hex() for key in keys}
+            found += [_ended(one, bytes.fromhex(h), now) for one, h in ending.keys.items() if h not in known]
+            if not found:
+                return ended
+            self._denied |= {key.hash for key in found}
+            await self._store.put_keys(found)
+            for key in found:
+                self._by_hash.pop(key.hash, None)
+            ended += [key.id for key in found]
+        raise Unavailable("keys are made faster than they end", hint="stop whoever makes them", retry_after_s=1.0)
 
     async def bootstrap(self, data_dir: Path) -> Path | None:
         """Make sure that there is a key with every scope.
@@ -124,11 +182,13 @@ class Keys:
             The file that was written now, None when none was.
 
         Raises:
-            ConfigurationError: the variable's value is too short or cannot be sent in a header.
+            ConfigurationError: the variable's value is too short or cannot be sent in a header, or the key ended before
+                another took its place, and stays so.
         """
         written = None
         secret = _at_hand(data_dir)
-        known = next((k for k in await self._store.keys() if k.id == BOOTSTRAP_ID), None)
+        keys = await self._store.keys()
+        known = next((k for k in keys if k.id == BOOTSTRAP_ID), None)
         if secret is None:
             if known is not None:
                 return None
@@ -136,9 +196,16 @@ class Keys:
             written = data_dir / "bootstrap.key"
             write_secret(written, secret + "\n")
         key = self._bootstrap_key(secret)
+        if any(k.hash == key.hash and k.revoked_at is not None and k.id != BOOTSTRAP_ID for k in keys):
+            raise ConfigurationError(
+                "the bootstrap key has ended, and another took its place",
+                hint=f"delete {data_dir / 'bootstrap.key'} and set a new BELLBUOY_BOOTSTRAP_KEY, never an earlier one",
+            )
         if known is None or known.hash != key.hash:
             if known is not None:
                 self._by_hash.pop(known.hash, None)
+                if known.revoked_at is not None:  # Otherwise nobody would know, and it would be good again.
+                    await self._store.put_key(_ended(BOOTSTRAP_ID, known.hash, known.revoked_at))
             await self._put(key)
         return written
 
@@ -146,12 +213,35 @@ class Keys:
         digest = hashlib.sha256(secret.encode()).digest()
         return ApiKey(BOOTSTRAP_ID, "bootstrap", TENANT, SCOPES, digest, self._clock.time())
 
+    def _gate(self, identity: str) -> ApiKey:
+        now = self._clock.time()
+        return ApiKey(_GATE_ID, identity, TENANT, (), b"", now, now)
+
+    async def _lives(self, identity: str) -> bool:
+        """Whether the store and this process both let the key go on; the store may not have been told yet."""
+        gate = await self._store.key(_GATE_ID)
+        if gate is not None and gate.name not in ("", identity):
+            return False
+        key = await self._store.key(identity)
+        if key is None or key.revoked_at is not None or key.hash in self._denied:
+            return False
+        return not self._ending or key.hash in self._by_hash
+
+    def _go_by(self, keys: list[ApiKey]) -> None:
+        doomed = self._ending.of(keys) if self._ending else frozenset()
+        self._by_hash = {key.hash: key for key in keys if key.revoked_at is None and key.id not in doomed}
+
     async def _put(self, key: ApiKey) -> None:
         await self._store.put_key(key)
         if key.revoked_at is None:
             self._by_hash[key.hash] = key
         else:
             self._by_hash.pop(key.hash, None)
+
+
+def _ended(identity: str, digest: bytes, at: float) -> ApiKey:
+    """What is kept of a key that ended and whose id is another's by now, or was never there, so that it stays so."""
+    return ApiKey(f"{identity}-{digest.hex()[:12]}", identity, TENANT, (), digest, at, at)
 
 
 def _at_hand(data_dir: Path) -> str | None:

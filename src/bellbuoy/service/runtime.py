@@ -225,9 +225,9 @@ async def _follow_keys(parts: assembly.Parts, clock: Clock, *, known: bool) -> N
     while True:
         await clock.sleep(FOLLOW_S)
         try:
+            await parts.keys.load()
             if not known:
                 await parts.keys.bootstrap(parts.settings.data.dir)
-            await parts.keys.load()
             known = True
         except Exception as error:  # The next look will do, after a defect too.
             parts.telemetry.event("keys_not_read", code=code_of(error))

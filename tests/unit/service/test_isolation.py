@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger
 from bellbuoy.clock import ManualClock
-from bellbuoy.errors import Conflict, NotFound, Unavailable
+from bellbuoy.errors import ConfigurationError, Conflict, Full, NotFound, Unavailable
 from bellbuoy.health.hysteresis import Patience
 from bellbuoy.health.monitor import Monitor
 from bellbuoy.health.pins import Pins
-from bellbuoy.model.operation import SCOPES
+from bellbuoy.model.operation import SCOPES, ApiKey
 from bellbuoy.service.isolation import Isolation
 from bellbuoy.service.keys import Keys
 from bellbuoy.service.telemetry import ServiceTelemetry
@@ -160,3 +161,188 @@ async def test_a_bootstrap_key_that_was_revoked_is_not_taken_by_a_start_without_
     again = Keys(made.ledger, clock=made.clock, copy=copy)
     again.recall(tmp_path)
     assert again.find(secret) is None
+
+
+class Racing:
+    """A ledger where the intruder makes a key with the newest one that works, before every look and every write."""
+
+    def __init__(self, ledger: Breakable, intruder: Keys, stolen: str, clock: ManualClock) -> None:
+        self._ledger = ledger
+        self._intruder = intruder
+        self._clock = clock
+        self.newest = stolen
+        self.made: list[bytes] = []
+        self.refused = 0
+
+    async def race(self) -> None:
+        await self._clock.advance(0.001)
+        try:
+            key, secret = await self._intruder.create("more", SCOPES, by=self.newest)
+        except Conflict:
+            self.refused += 1
+        else:
+            self.newest = key.id
+            self.made.append(secret.encode())
+
+    async def keys(self) -> list[ApiKey]:
+        await self.race()
+        found: list[ApiKey] = await self._ledger.keys()
+        await self.race()
+        return found
+
+    async def key(self, identity: str) -> ApiKey | None:
+        found: ApiKey | None = await self._ledger.key(identity)
+        return found
+
+    async def put_key(self, key: ApiKey) -> None:
+        await self.race()
+        await self._ledger.put_key(key)
+
+    async def put_keys(self, keys: Sequence[ApiKey]) -> None:
+        await self.race()
+        await self._ledger.put_keys(keys)
+
+
+async def test_nobody_who_makes_keys_meanwhile_is_left_with_one_that_works(made: Made) -> None:
+    operator, stolen, _ = await two_keys(made)
+    await made.clock.advance(1.0)
+    first, second, elsewhere = made.nodes
+    racing = Racing(made.ledger, elsewhere.keys, stolen, made.clock)
+    first.keys._store = racing
+    await first.isolation.isolate(None, stop_sending=True, stop_accepting=False, by=operator)
+    assert first.isolation.everywhere
+    assert racing.made
+    assert racing.refused
+    await made.look()
+    for node in (first, second, elsewhere):
+        assert [node.keys.find(one) for one in racing.made] == [None] * len(racing.made)
+    assert [key.id for key in await first.keys.all() if key.revoked_at is None] == [operator]
+    # Whoever isolates makes new ones, and these make more.
+    await made.clock.advance(1.0)
+    new, _ = await elsewhere.keys.create("new", SCOPES, by=operator)
+    _, secret = await elsewhere.keys.create("newer", SCOPES, by=new.id)
+    await made.look()
+    assert all(node.keys.find(secret.encode()) is not None for node in made.nodes)
+
+
+async def test_what_an_ended_key_made_before_the_ledger_was_told_ends_too(made: Made) -> None:
+    operator, stolen, _ = await two_keys(made)
+    await made.clock.advance(1.0)
+    first, second, elsewhere = made.nodes
+    for ids in ([stolen], None):
+        await made.clock.advance(1.0)
+        first.keys._store = first.pins._store = Breakable(made.ledger)
+        first.keys._store.failure = AWAY
+        await first.isolation.isolate(ids, stop_sending=False, stop_accepting=False, by=operator)
+        assert not first.isolation.everywhere
+        with pytest.raises(Unavailable):
+            await first.keys.create("here", SCOPES, by=stolen)
+        await made.clock.advance(1.0)
+        maker = stolen if ids else (await elsewhere.keys.create("other", SCOPES))[0].id
+        child, secret = await elsewhere.keys.create("child", SCOPES, by=maker)
+        grandchild, _ = await elsewhere.keys.create("grandchild", SCOPES, by=child.id)
+        kept, _ = await elsewhere.keys.create("of the operator", SCOPES, by=operator)
+        await second.look()
+        assert second.keys.find(secret.encode()) is None
+        first.keys._store, first.pins._store = made.ledger, made.control
+        await made.look()
+        await made.look()
+        assert all(node.isolation.everywhere for node in made.nodes)
+        living = {key.id for key in await made.ledger.keys() if key.revoked_at is None}
+        assert {operator, kept.id} <= living
+        assert not living & {stolen, maker, child.id, grandchild.id}
+
+
+class Counted(Breakable):
+    """A ledger that counts what is asked of it."""
+
+    calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        self.calls += 1
+        return super().__getattr__(name)
+
+
+async def test_five_thousand_keys_end_in_a_few_round_trips(made: Made) -> None:
+    operator, _, secret = await two_keys(made)
+    many = [
+        ApiKey(f"{n:012x}", "many", "default", ("send",), hashlib.sha256(str(n).encode()).digest(), 1.0)
+        for n in range(5000)
+    ]
+    await made.ledger.put_keys(many)
+    await made.look()
+    first = made.nodes[0]
+    counted = Counted(made.ledger)
+    first.keys._store = counted  # type: ignore[assignment]
+    ended = await first.isolation.isolate(None, stop_sending=True, stop_accepting=False, by=operator)
+    assert (len(ended), first.stopped, first.isolation.everywhere) == (5001, True, True)
+    assert counted.calls <= 5
+    assert first.keys.find(secret) is first.keys.find(b"4999") is None
+    # With the ledger away it is one fact, for another process of the machine as well.
+    made.away(away=True)
+    await first.isolation.isolate(None, stop_sending=True, stop_accepting=False, by=operator)
+    kept = await made.locals[0].read("breach", "isolation")
+    assert kept is not None
+    assert len(kept.data) < 1000
+
+
+async def test_too_many_names_stop_sending_all_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator, stolen, _ = await two_keys(made)
+    made.away(away=True)
+    monkeypatch.setattr("bellbuoy.service.isolation.NAMED_MAX", 0)
+    first = made.nodes[0]
+    with pytest.raises(Full, match="wait for the ledger"):
+        await first.isolation.isolate([stolen], stop_sending=True, stop_accepting=False, by=operator)
+    assert first.stopped
+
+
+async def test_a_ledger_that_comes_back_without_one_of_the_keys_is_told_of_everything(made: Made) -> None:
+    operator, stolen, secret = await two_keys(made)
+    first = made.nodes[0]
+    gone, gone_secret = await first.keys.create("gone", SCOPES)
+    made.away(away=True)
+    await first.isolation.isolate([gone.id, stolen], stop_sending=True, stop_accepting=False, by=operator)
+    made.away(away=False)
+    ledger: SqliteLedger = made.ledger._home
+    await ledger._db.write(lambda connection: connection.execute("DELETE FROM keys WHERE id = ?", (gone.id,)))
+    await made.look()
+    await made.look()
+    assert [(node.stopped, node.isolation.everywhere) for node in made.nodes] == [(True, True)] * 3
+    assert [node.keys.find(secret) for node in made.nodes] == [None] * 3
+    ended = {key.hash for key in await made.ledger.keys() if key.revoked_at is not None}
+    assert hashlib.sha256(gone_secret.encode()).digest() in ended
+
+
+async def test_a_bootstrap_key_that_ended_never_works_again(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "keys.json"
+    keys = Keys(made.ledger, clock=made.clock, copy=copy)
+    await keys.bootstrap(tmp_path)
+    secret = (tmp_path / "bootstrap.key").read_text().strip()
+    await keys.revoke("bootstrap")
+    again = Keys(made.ledger, clock=made.clock, copy=copy)
+    assert await again.bootstrap(tmp_path) is None  # Who has other keys starts as ever.
+    for another in ("another-key-of-24-characters", "one-more-key-of-24-characters"):
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", another)
+        await again.bootstrap(tmp_path)
+        await again.load()
+        assert again.find(another.encode()) is not None
+        await again.revoke("bootstrap")
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-last-key-of-24-characters")
+    await again.bootstrap(tmp_path)
+    await again.load()
+    for ended in (secret, "another-key-of-24-characters", "one-more-key-of-24-characters"):
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", ended)
+        with pytest.raises(ConfigurationError, match="has ended") as told:
+            await again.bootstrap(tmp_path)
+        assert "bootstrap.key" in str(told.value.hint)
+    monkeypatch.delenv("BELLBUOY_BOOTSTRAP_KEY")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await again.bootstrap(tmp_path)
+    await again.load()
+    assert again.find(secret.encode()) is None
+    without = Keys(made.ledger, clock=made.clock, copy=copy)
+    without.recall(tmp_path)
+    assert without.find(secret.encode()) is None
+    assert without.find(b"the-last-key-of-24-characters") is not None

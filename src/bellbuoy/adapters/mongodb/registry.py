@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec.structs import replace
+from pymongo import ReplaceOne
 
 from bellbuoy.adapters.mongodb.database import Database, Document, Session
 from bellbuoy.errors import NotFound
@@ -132,9 +133,17 @@ class Keys:
         find = self._db.keys.find().sort("_id", 1)
         return [_decode_key(one["key"]) for one in await self._db.run(find.to_list)]
 
+    async def key(self, identity: str) -> ApiKey | None:
+        found = await self._db.run(lambda: self._db.keys.find_one({"_id": identity}))
+        return _decode_key(found["key"]) if found else None
+
     async def put_key(self, key: ApiKey) -> None:
-        document = {"key": _encode(key)}
-        await self._db.run(lambda: self._db.keys.replace_one({"_id": key.id}, document, upsert=True))
+        await self.put_keys([key])
+
+    async def put_keys(self, keys: Sequence[ApiKey]) -> None:
+        writes = [ReplaceOne({"_id": key.id}, {"key": _encode(key)}, upsert=True) for key in keys]
+        if writes:
+            await self._db.run(lambda: self._db.keys.bulk_write(writes, ordered=False))
 
 
 def _id(tenant: str, user_id: str) -> Document:

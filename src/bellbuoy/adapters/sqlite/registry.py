@@ -105,9 +105,22 @@ class Keys:
 
         return [_decode_key(row[0]) for row in await self._db.read(find)]
 
+    async def key(self, identity: str) -> ApiKey | None:
+        def find(connection: Connection) -> list[tuple[bytes]]:
+            return connection.execute("SELECT key FROM keys WHERE id = ?", (identity,)).fetchall()
+
+        rows = await self._db.read(find)
+        return _decode_key(rows[0][0]) if rows else None
+
     async def put_key(self, key: ApiKey) -> None:
+        await self.put_keys([key])
+
+    async def put_keys(self, keys: Sequence[ApiKey]) -> None:
+        rows = [(key.id, _encode(key)) for key in keys]
+
         def put(connection: Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key.id, _encode(key)))
+            for row in rows:
+                connection.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", row)
 
         await self._db.write(put)
 

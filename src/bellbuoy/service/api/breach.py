@@ -39,7 +39,7 @@ async def isolate(context: Context, call: Call) -> Reply:
         by=call.key.id,
     )
     stops = [name for name in ("stop_sending", "stop_accepting") if getattr(post, name)]
-    call.target = ", ".join([*stops, *(f"key {one}" for one in ended)])
+    call.target = ", ".join([*stops, *(["all keys"] if post.all_keys else (f"key {one}" for one in ended))])
     return Reply.json({**await _state(context), "ended": ended})
 
 

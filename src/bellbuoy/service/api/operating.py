@@ -278,7 +278,7 @@ class ChangesView(Struct):
 class IsolatePost(Struct, forbid_unknown_fields=True):
     """What ends and what stops. `keys` by their ids, or `all_keys` but the one that asks."""
 
-    keys: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=10_000)] = field(
+    keys: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=2_000)] = field(
         default_factory=list
     )
     all_keys: bool = False

@@ -211,7 +211,8 @@ async def keys(context: Context, call: Call) -> Reply:
 async def create_key(context: Context, call: Call) -> Reply:
     """`POST /v1/keys`: the only answer that ever holds the key."""
     post = await call.document(_key, BODY_BYTES_MAX)
-    key, secret = await context.keys.create(post.name, tuple(dict.fromkeys(post.scopes)), tenant=call.key.tenant)
+    scopes = tuple(dict.fromkeys(post.scopes))
+    key, secret = await context.keys.create(post.name, scopes, tenant=call.key.tenant, by=call.key.id)
     call.target = key.id
     context.telemetry.event("key_created", key=key.id, by=call.key.id)
     return Reply.json({**views.api_key(key), "key": secret}, 201)

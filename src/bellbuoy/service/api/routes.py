@@ -409,6 +409,7 @@ ROUTES: tuple[Route, ...] = (
         "admin",
         {201: operating.NewKeyView},
         body=operating.KeyPost,
+        problems=(409,),
         changes=True,
     ),
     Route(
