@@ -268,7 +268,10 @@ def test_a_log_is_known_by_its_id_and_what_a_key_may_not_see_is_told(
             assert {"keys.json", "state.json"} <= set(archive.getnames())
         verified = json.loads(run(server, "breach", "verify", "--json", *here))
         assert [one["heads"] > 0 for one in verified["chains"]] == [True]
-        assert json.loads(run(server, "breach", "scope", "--from", "2020-01-01", "--json", *here))["verified"] is True
+        assert (
+            json.loads(run(server, "breach", "scope", "--from", "2020-01-01T00:00:00Z", "--json", *here))["verified"]
+            is True
+        )
         # A container that is made anew has another name, and the same log, of which the tail is cut off.
         server.stop()
         (log,) = (server.data_dir / "audit").glob("*/*.log")
