@@ -154,7 +154,7 @@ def torn(backups: Sequence[Manifest]) -> bool:
 def accounted(
     manifest: Manifest, look: Look, keep: Keep, now: float, *, listed: Sequence[Loose] = (), read: Sequence[Loose] = ()
 ) -> Manifest:
-    """A manifest that is about to be written, with its account of what has to be there, and of each series.
+    """A manifest that is about to be written, with its number, and its account of the archive and of each series.
 
     Args:
         manifest: what was copied or gathered.
@@ -188,7 +188,9 @@ def accounted(
         gathered.setdefault(series, Known(min((s.after for s in loose[series]), default=full.upto), now))
     for series in () if keeps else loose:
         gathered.setdefault(series, Known(_start(series, before, loose, keeps=False), now))
-    return replace(manifest, standing=_standing(look, keep, now), gathered=gathered, absent=list(absent.values()))
+    number = 1 + max((one.number for one in look.backups), default=0)
+    standing = _standing(look, keep, now)
+    return replace(manifest, number=number, standing=standing, gathered=gathered, absent=list(absent.values()))
 
 
 def _standing(look: Look, keep: Keep, now: float) -> dict[str, float]:

@@ -129,8 +129,6 @@ class Backup:
 
     async def _finish(self, manifest: Manifest) -> Manifest:
         """Now it is a backup."""
-        before = (await self.vault.backups()).backups
-        manifest = replace(manifest, number=before[-1].number + 1 if before else 1)
         await self.vault.put_manifest(manifest)
         self._telemetry.event("backup_taken", kind=manifest.kind, backup=manifest.id, bytes=manifest.size)
         return manifest

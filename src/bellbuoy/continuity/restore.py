@@ -12,7 +12,17 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress, decode_changes, decode_sends, silent
-from bellbuoy.continuity.manifest import LOG, SENDS, Covered, Manifest, Part, sends_at, sends_place, shipped_of
+from bellbuoy.continuity.manifest import (
+    LOG,
+    SENDS,
+    Covered,
+    Manifest,
+    Part,
+    is_merged,
+    sends_at,
+    sends_place,
+    shipped_of,
+)
 from bellbuoy.continuity.vault import Listed, Vault
 from bellbuoy.errors import BellbuoyError, Damaged, Full, NotFound
 from bellbuoy.ports.archive import Change, Place
@@ -176,10 +186,12 @@ class Restore:
             stamp, place = sends_at(name), sends_place(name)
             if stamp is None or place is None:
                 continue
-            latest[place[0]] = max(stamp, latest.get(place[0], 0.0))
-            if latest[place[0]] < at or name in without:
+            # What was gathered is of many processes, and stands for itself.
+            owner = name if is_merged(name) else place[0]
+            latest[owner] = max(stamp, latest.get(owner, 0.0))
+            if latest[owner] < at or name in without:
                 continue
-            since = at if stamp == latest[place[0]] else 0.0
+            since = at if stamp == latest[owner] else 0.0
             yield [sent for sent in await self._sends(name) if sent.at >= since]
 
     async def _sends(self, name: str) -> list[Sent]:

@@ -19,7 +19,7 @@ from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.adapters.sqlite import SqliteLedger, SqlitePlace, SqliteSource
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import Backup, encode_sends
-from bellbuoy.continuity.manifest import sends_name
+from bellbuoy.continuity.manifest import MERGED, sends_name
 from bellbuoy.continuity.restore import Missed, Restore, Restored
 from bellbuoy.continuity.retention import Keep
 from bellbuoy.continuity.vault import Vault
@@ -331,6 +331,8 @@ async def test_what_a_process_sent_is_told_although_its_clock_was_set_back(yard:
 
     start = yard.clock.time()
     written = [("w", 1, 10, "old"), ("w", 2, 650, "ahead"), ("w", 3, 30, "back"), ("v", 1, 40, "other")]
+    # Each time that parts are gathered their numbers begin anew.
+    written += [(MERGED, 0, 20, "gathered"), (MERGED, 1, 21, "gathered too"), (MERGED, 0, 590, "gathered later")]
     for owner, number, after_s, name in written:
         at = start + after_s
         await yard.vault.put(sends_name(at, owner, number), encode_sends([sent(name, at)]))
