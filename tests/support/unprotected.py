@@ -14,7 +14,6 @@ from bellbuoy.adapters.journal import segments
 from bellbuoy.adapters.sqlite import notifications
 from bellbuoy.adapters.sqlite.notifications import Notifications
 from bellbuoy.adapters.transport.http2.connection import Untouched
-from bellbuoy.continuity import reconcile
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.delivery import settle as settling
 from bellbuoy.delivery.worker import Worker
@@ -26,6 +25,7 @@ from bellbuoy.model import transitions
 from bellbuoy.model.identity import timed
 from bellbuoy.ports.ledger import Offer, Taken
 from bellbuoy.resilience import Bulkhead, Guard
+from bellbuoy.service import restoring
 from bellbuoy.service.cli.app import main
 from bellbuoy.service.continuity import Continuity
 from bellbuoy.service.drills.shifted import ShiftedClock
@@ -287,7 +287,7 @@ def sends_are_forgotten() -> None:
     async def nothing(sent: Any) -> dict[str, Any]:
         return {}
 
-    put(reconcile, "_by_notification", nothing)
+    put(restoring, "gather", nothing)
 
 
 def put(where: Any, name: str, what: Any) -> None:

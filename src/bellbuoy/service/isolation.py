@@ -97,7 +97,7 @@ class Isolation:
         """
         known = self._keys.hashes()
         wanted = [one for one in known if one != by] if ids is None else list(dict.fromkeys(ids))
-        await self._check(wanted, known, by)
+        known |= await self._unknown(wanted, known, by)
         asked = zip(BY_HAND, (stop_sending, stop_accepting), strict=True)
         pins = {mode: True for mode, on in asked if on}
         # By itself and first: whatever becomes of the keys, this holds.
@@ -138,19 +138,26 @@ class Isolation:
                 self._telemetry.event("isolation_not_read", code=code_of(error))
             await self._clock.sleep(FOLLOW_S)
 
-    async def _check(self, wanted: Sequence[str], known: Mapping[str, str], by: str) -> None:
-        """Refuse what cannot be done. Raises Conflict, NotFound, Unavailable."""
+    async def _unknown(self, wanted: Sequence[str], known: Mapping[str, str], by: str) -> dict[str, str]:
+        """The hashes, in hex, of keys that live and that only the ledger knows: another process made them just now.
+
+        Raises:
+            Conflict: `by` is among the keys.
+            NotFound, Unavailable: there is no such key, or nobody can say.
+        """
         if by in wanted:
             raise Conflict(
                 "the key that asks would be ended too, and everybody might be locked out",
                 hint="make another with `bellbuoy keys create`, and ask with that",
             )
         unknown = [one for one in wanted if one not in known]
-        if unknown:
-            revoked = {key.id for key in await self._keys.all()}
-            missing = [one for one in unknown if one not in revoked]
-            if missing:
-                raise NotFound(f"there is no key {missing[0][:64]}", hint="`bellbuoy keys list` has them")
+        if not unknown:
+            return {}
+        stored = {key.id: key for key in await self._keys.all()}
+        missing = [one for one in unknown if one not in stored]
+        if missing:
+            raise NotFound(f"there is no key {missing[0][:64]}", hint="`bellbuoy keys list` has them")
+        return {one: stored[one].hash.hex() for one in unknown if stored[one].revoked_at is None}
 
     async def _settle(self) -> list[str]:
         """Tell the ledger, and then no more of it here; what it does not take stays. Returns what ended now."""

@@ -212,7 +212,7 @@ async def test_a_key_of_which_the_log_has_nothing_is_said_so(
     shown = capsys.readouterr()
     assert "nothing of a key mistyped" in " ".join(shown.err.split())
     evidence.scope(since="2020-01-01T00:00:00Z", data_dir=tmp_path)
-    assert capsys.readouterr().err == ""
+    assert "nothing of" not in " ".join(capsys.readouterr().err.split())
 
 
 def test_evidence_of_a_directory_without_an_audit_log_makes_no_key(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from bellbuoy.service.settings import load, with_overrides
 from bellbuoy.service.telemetry import ServiceTelemetry
 
 DAY_S = 86_400.0
+ROOT = Path(__file__).parents[3]
 
 
 def report(**fields: object) -> DrillReport:
@@ -157,3 +160,12 @@ def test_a_page_needs_nothing_else_and_shows_what_was_so(tmp_path: Path) -> None
     assert "fcm_fallback: 0.5 to 1.0 s" in text
     assert "prefers-color-scheme: dark" in text
     assert "&lt;script&gt;" in text
+
+
+def test_every_protection_that_a_test_takes_out_is_there() -> None:
+    """In a process of its own, which is left without any."""
+    take_all_out = "from tests.support.unprotected import SABOTAGES\nfor one in SABOTAGES.values(): one()"
+    done = subprocess.run(
+        [sys.executable, "-c", take_all_out], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

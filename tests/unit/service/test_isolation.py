@@ -97,6 +97,16 @@ async def test_a_key_is_refused_and_sending_stopped_on_every_node(made: Made) ->
     assert [(node.keys.find(secret), node.stopped) for node in made.nodes] == [(None, False)] * 3
 
 
+async def test_a_key_that_another_process_made_just_now_ends_too(made: Made) -> None:
+    operator, _, _ = await two_keys(made)
+    first, second, _ = made.nodes
+    new, secret = await second.keys.create("made elsewhere", SCOPES)
+    assert first.keys.find(secret.encode()) is None
+    assert await first.isolation.isolate([new.id], stop_sending=False, stop_accepting=False, by=operator) == [new.id]
+    await made.look()
+    assert [node.keys.find(secret.encode()) for node in made.nodes] == [None] * 3
+
+
 async def test_while_the_ledger_is_away_it_holds_on_this_machine_and_everywhere_after(made: Made) -> None:
     operator, stolen, secret = await two_keys(made)
     first, second, elsewhere = made.nodes
