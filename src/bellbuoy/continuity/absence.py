@@ -27,6 +27,7 @@ from bellbuoy.continuity.manifest import (
     Tip,
     began_at,
     changes_series,
+    ended_at,
     is_manifest,
     is_merged,
     is_tip,
@@ -213,6 +214,9 @@ def _until(name: str, keep: Keep, now: float) -> float:
         return now + keep.full_days * DAY_S
     if is_merged(name):
         return (sends_at(name) or 0.0) + _days(keep) * DAY_S
+    ended = ended_at(name)
+    if ended is not None:
+        return ended + min(keep.full_days, keep.incremental_days) * DAY_S
     folder, _, rest = name.partition("/")
     kind = next((kind for kind, of in FOLDERS.items() if of == folder), None)
     if kind is None or not is_manifest(name):

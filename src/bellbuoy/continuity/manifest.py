@@ -7,6 +7,7 @@
     log/SOURCE/TIMELINE/AFTER-UPTO          changes that were shipped since then
     log/SOURCE/TIMELINE/tip                 up to which change and which second that is all there is
     sends/AT-OWNER-NUMBER                   what was sent
+    ended/AT-HASH                           API keys that have ended
     pruned/UNTIL-AT                         what was deleted before the time that a manifest gives it
     owner                                   whose archive it is
 
@@ -32,7 +33,7 @@ PART_BYTES = 8 * 1024 * 1024
 
 Kind = Literal["full", "incremental"]
 FOLDERS: dict[Kind, str] = {"full": "fulls", "incremental": "incrementals"}
-LOG, SENDS, PRUNED = "log", "sends", "pruned"
+LOG, SENDS, ENDED, PRUNED = "log", "sends", "ended", "pruned"
 MERGED = "all"
 """The owner of what was gathered from many objects of the send journal."""
 OWNER = "owner"
@@ -297,6 +298,18 @@ def sends_of(names: Iterable[str]) -> list[SendsPart]:
 def is_merged(name: str) -> bool:
     """Whether an object holds what was gathered of the send journal."""
     return name.startswith(f"{SENDS}/") and name.partition("-")[2].startswith(f"{MERGED}-")
+
+
+def ended_name(at: float, digest: bytes) -> str:
+    """Where keys are of which it was known at the epoch second `at` that they have ended; `digest` is that of one."""
+    return f"{ENDED}/{int(at * 1000):015}-{digest.hex()[:16]}"
+
+
+def ended_at(name: str) -> float | None:
+    """The epoch second of an object with keys that have ended, None for any other."""
+    folder, _, rest = name.partition("/")
+    stamp = rest.partition("-")[0]
+    return int(stamp) / 1000 if folder == ENDED and stamp.isdecimal() else None
 
 
 def pruned_name(until: float, at: float) -> str:

@@ -15,6 +15,7 @@ from bellbuoy.continuity.manifest import (
     Covered,
     Manifest,
     began_at,
+    ended_at,
     is_manifest,
     is_tip,
     manifest_name,
@@ -128,7 +129,7 @@ def _base(stretch: Covered, backups: Sequence[Manifest]) -> Manifest | None:
     before = [pair for pair in copies if pair[0] <= stretch.after]
     within = [pair for pair in copies if stretch.after < pair[0] <= stretch.upto]
     if before:
-        return max(before, key=lambda pair: pair[0])[1]
+        return max(before, key=lambda pair: (pair[0], pair[1].number, pair[1].began_at))[1]
     return min(within, key=lambda pair: pair[0])[1] if within else None
 
 
@@ -145,6 +146,9 @@ def _goes(name: str, backups: Sequence[Manifest], kept: set[str], keep: Keep, no
         backup_id = rest.partition("/")[0]
         began = began_at(backup_id)
         return backup_id not in kept and began is not None and began < now - UNFINISHED_S
+    ended = ended_at(name)
+    if ended is not None:  # Every backup from after that has those keys as ended.
+        return ended < min((one.began_at for one in backups if one.id in kept), default=0.0)
     sent = sends_at(name)
     if sent is not None:
         return sent < now - max(keep.full_days, keep.incremental_days) * DAY_S

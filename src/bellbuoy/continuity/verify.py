@@ -10,8 +10,10 @@ from msgspec import Struct, field
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import decode_sends, decode_shipped
+from bellbuoy.continuity.ended import decode_ended
 from bellbuoy.continuity.look import decode_pruned
 from bellbuoy.continuity.manifest import (
+    ENDED,
     LOG,
     OWNER,
     PRUNED,
@@ -35,7 +37,7 @@ from bellbuoy.ports.ledger import Ledger
 SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
 _PAGE, _PAGES = 200, 10
-_LOOSE = (f"{LOG}/", f"{SENDS}/", f"{PRUNED}/", OWNER)
+_LOOSE = (f"{LOG}/", f"{SENDS}/", f"{ENDED}/", f"{PRUNED}/", OWNER)
 
 
 class Verified(Struct, frozen=True):
@@ -155,6 +157,8 @@ def _decoded(name: str, data: bytes, part: Part | None) -> None:
             decode_tip(data)
         elif name.startswith(f"{SENDS}/"):
             decode_sends(data)
+        elif name.startswith(f"{ENDED}/"):
+            decode_ended(data)
         elif pruned_until(name) is not None:
             decode_pruned(data)
     except msgspec.DecodeError:

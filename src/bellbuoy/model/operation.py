@@ -107,7 +107,8 @@ class Tombstone(Struct, frozen=True):
 
 class ApiKey(Struct, frozen=True):
     """A key as it is stored: `hash` is the SHA-256 of the secret, which nobody can read back. `made_by` is the id of
-    the key that asked for it, None for one that came with a start.
+    the key that asked for it, None for one that came with a start. One that is `replaced` is no good, and has not ended
+    either: a start that has it at hand makes it good again.
     """
 
     id: str
@@ -118,6 +119,7 @@ class ApiKey(Struct, frozen=True):
     created_at: float
     revoked_at: float | None = None
     made_by: str | None = None
+    replaced: bool = False
 
 
 class Issue(Struct, frozen=True):

@@ -153,7 +153,7 @@ class Continuity:
             with contextlib.suppress(Unavailable):  # It was told of when it went away, and is asked again.
                 await self.keeper.vault.heal()
         self._turns += 1
-        ready = await self.keeper.backup.ship()
+        ready = await self.keeper.ship()
         listed = await self._look()
         ready = ready and not torn(listed.backups)
         kind = due(self._schedules, listed.backups, self._clock.time()) if ready else self._unless_too_many()

@@ -19,6 +19,7 @@ from msgspec import Struct
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.absence import forsaken
 from bellbuoy.continuity.backup import Backup, Progress, silent
+from bellbuoy.continuity.ended import EndedKeys
 from bellbuoy.continuity.look import encode_pruned, look_at
 from bellbuoy.continuity.manifest import Kind, Manifest, pruned_name, pruned_until
 from bellbuoy.continuity.restore import Plan, Restore
@@ -90,6 +91,8 @@ class Keeper:
         self.backup = backup
         self.vault: Vault = backup.vault
         self._live = live
+        days = max(keep.full_days, keep.incremental_days)
+        self._ended = EndedKeys(live, backup.vault, days=days, clock=clock) if live is not None else None
         self._rehearse = rehearse
         self._locks = locks
         self._control = control
@@ -118,7 +121,7 @@ class Keeper:
                 try:
                     if also is not None:
                         await also()
-                    await self.backup.ship()
+                    await self.ship()
                 except StoreError as error:
                     self._telemetry.event("backup_failed", what="ship", code=error.code)
 
@@ -128,6 +131,13 @@ class Keeper:
         finally:
             shipping.cancel()
             await asyncio.wait([shipping])
+
+    async def ship(self) -> bool:
+        """Ship what was changed, and which keys have ended. Returns and raises as `Backup.ship`."""
+        ready = await self.backup.ship()
+        if self._ended is not None:
+            await self._ended.ship()
+        return ready
 
     async def own(self, *, take_over: bool = False) -> None:
         """Make sure that the archive is that of this installation; one that is nobody's becomes ours.
@@ -181,9 +191,9 @@ class Keeper:
         if kind == "full":
             taken = await self.backup.full(progress)
             with contextlib.suppress(Unavailable, Full):  # It is taken all the same, and shipping goes on by itself.
-                await self.backup.ship()
+                await self.ship()
             return taken
-        if not await self.backup.ship():
+        if not await self.ship():
             raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
         return await self.backup.incremental(progress)
 
@@ -200,7 +210,7 @@ class Keeper:
         seen: list[Record] = []
         if at is None and self._live is not None:
             seen = await witnesses(self._live, self._rng)
-            if not await self.backup.ship():
+            if not await self.ship():
                 seen = []
         restore = Restore(self.vault, scratch=self._scratch / "download", clock=self._clock)
         plan = await restore.plan(at)

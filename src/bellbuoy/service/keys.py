@@ -133,8 +133,8 @@ class Keys:
         key = await self._store.key(identity)
         if key is None:
             raise NotFound(f"there is no key {identity}")
-        if key.revoked_at is None:
-            key = replace(key, revoked_at=self._clock.time())
+        if _goes_on(key):
+            key = replace(key, revoked_at=self._clock.time(), replaced=False)
             await self._put(key)
         return key
 
@@ -161,7 +161,8 @@ class Keys:
         for _ in range(_PASSES_MAX):
             keys = await self._store.keys()
             doomed, now = ending.of(keys), self._clock.time()
-            found = [replace(key, revoked_at=now) for key in keys if key.id in doomed and key.revoked_at is None]
+            going = [key for key in keys if key.id in doomed and _goes_on(key)]
+            found = [replace(key, revoked_at=now, replaced=False) for key in going]
             known = {key.hash.hex() for key in keys}
             found += [_ended(one, bytes.fromhex(h), now) for one, h in ending.keys.items() if h not in known]
             if not found:
@@ -196,7 +197,7 @@ class Keys:
             written = data_dir / "bootstrap.key"
             write_secret(written, secret + "\n")
         key = self._bootstrap_key(secret)
-        if any(k.hash == key.hash and k.revoked_at is not None and k.id != BOOTSTRAP_ID for k in keys):
+        if any(k.hash == key.hash and k.id != BOOTSTRAP_ID and not _goes_on(k) for k in keys):
             raise ConfigurationError(
                 "the bootstrap key has ended, and another took its place",
                 hint=f"delete {data_dir / 'bootstrap.key'} and set a new BELLBUOY_BOOTSTRAP_KEY, never an earlier one",
@@ -204,8 +205,11 @@ class Keys:
         if known is None or known.hash != key.hash:
             if known is not None:
                 self._by_hash.pop(known.hash, None)
-                if known.revoked_at is not None:  # Otherwise nobody would know, and it would be good again.
-                    await self._store.put_key(_ended(BOOTSTRAP_ID, known.hash, known.revoked_at))
+                # Otherwise nobody would know of one that has ended, nor could the other be ended any more.
+                aside = _ended(BOOTSTRAP_ID, known.hash, known.revoked_at or self._clock.time())
+                await self._store.put_key(replace(aside, replaced=_goes_on(known)))
+            # What is said of it as replaced would end it now with all others.
+            await self._store.put_keys([replace(k, hash=b"", replaced=False) for k in keys if k.hash == key.hash])
             await self._put(key)
         return written
 
@@ -237,6 +241,11 @@ class Keys:
             self._by_hash[key.hash] = key
         else:
             self._by_hash.pop(key.hash, None)
+
+
+def _goes_on(key: ApiKey) -> bool:
+    """Whether it has not ended for good."""
+    return key.revoked_at is None or key.replaced
 
 
 def _ended(identity: str, digest: bytes, at: float) -> ApiKey:

@@ -15,8 +15,9 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress
+from bellbuoy.continuity.ended import end_again, read_ended
 from bellbuoy.continuity.look import look_at
-from bellbuoy.continuity.manifest import sends_at
+from bellbuoy.continuity.manifest import ended_at, sends_at
 from bellbuoy.continuity.reconcile import Reconcile, Reconciled, gather
 from bellbuoy.continuity.restore import Restore, Restored
 from bellbuoy.continuity.survey import absent_sends
@@ -52,6 +53,7 @@ class Report(Struct, frozen=True):
         rpo_s: seconds before this restore began of which it knows nothing.
         rto_s: seconds that all of it took.
         absent_sends: parts of the send journal that are lost, or were left out; what they told may be sent again.
+        ended_keys: how many of its API keys had ended since that second, and have ended again.
     """
 
     where: str
@@ -62,6 +64,7 @@ class Report(Struct, frozen=True):
     rpo_s: float
     rto_s: float
     absent_sends: list[str] = []
+    ended_keys: int = 0
 
 
 class Began(Struct, frozen=True):
@@ -97,7 +100,7 @@ async def restore_into(
         backup: the id of a full backup to restore as it is, None for any.
         force: replace a ledger that is there.
         accept_earlier: whether what is beside the ledger may reach less than the second asked for.
-        without: objects of the send journal to leave out.
+        without: objects of the send journal, and of keys that ended, to leave out.
 
     Raises:
         ConfigurationError: something else is to be left out.
@@ -121,11 +124,13 @@ async def restore_into(
         # Before all that takes long, since a person has to choose when some of it cannot be read.
         since = min(plan.reached, began_at) - CLOCKS_APART_S
         told = await gather(_sent(restore, archive.sends_of(settings), since, without, telemetry))
-        absent = [*absent_sends(await look_at(vault), began_at), *without]
+        ended = await read_ended(vault, without=without)
+        absent = [*absent_sends(await look_at(vault), began_at), *(one for one in without if sends_at(one) is not None)]
         restored = await restore.run(plan, destination.places, progress)
         timeline = uuid.uuid4().hex
         async with destination.opened() as (ledger, control):
             await destination.take_in(ledger)
+            ended_again = await end_again(ledger, ended)
             reconciled, checked = await _reconciled(settings, ledger, told, plan.reached, clock)
             owner = await vault.owner() if _in_place(settings, to, database) else None
             await _sign(control, Began(timeline, plan.full.id, plan.reached, began_at), owner)
@@ -140,7 +145,7 @@ async def restore_into(
             hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
     rto_s = clock.monotonic() - began
-    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, rto_s, absent)
+    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, rto_s, absent, ended_again)
 
 
 def _tidy(to: Path, made: bool, destination: Destination) -> None:
@@ -164,9 +169,10 @@ def _keep_apart(settings: Settings, to: Path) -> None:
 def _only_sends(without: Sequence[str]) -> None:
     """Refuse to leave out what a ledger cannot be restored without."""
     for name in without:
-        if sends_at(name) is None:
+        if sends_at(name) is None and ended_at(name) is None:
             raise ConfigurationError(
-                f"{name} is no object of the send journal", hint="leave out names that begin with sends/, and no others"
+                f"{name} is no object of the send journal, and tells of no keys",
+                hint="leave out names that begin with sends/ or ended/, and no others",
             )
 
 

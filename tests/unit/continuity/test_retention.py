@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bellbuoy.continuity.manifest import Covered, Kind, Manifest, Part, log_name, manifest_name, part_name, sends_name
@@ -65,6 +65,9 @@ def test_what_is_kept_is_of_use(events: list[tuple[str, float]], keep: Keep, lat
 
 
 @given(events=EVENTS, keep=KEEPS, later_days=st.floats(0, 60))
+@example(  # Of two copies of the same state the later one is enough.
+    events=[("full", 1.0), ("full", 1.0), ("changes", 1.0), ("incremental", 1.0)], keep=Keep(1.0, 1.0), later_days=2.0
+)
 def test_what_is_kept_longer_than_asked_is_needed(
     events: list[tuple[str, float]], keep: Keep, later_days: float
 ) -> None:

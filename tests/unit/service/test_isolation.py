@@ -356,3 +356,29 @@ async def test_a_bootstrap_key_that_ended_never_works_again(
     without.recall(tmp_path)
     assert without.find(secret.encode()) is None
     assert without.find(b"the-last-key-of-24-characters") is not None
+
+
+async def test_a_bootstrap_key_that_was_replaced_ends_with_all_the_others(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = made.nodes[0].keys
+    await keys.bootstrap(tmp_path)
+    leaked = (tmp_path / "bootstrap.key").read_text().strip()
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "another-key-of-24-characters")
+    await keys.bootstrap(tmp_path)
+    await keys.load()
+    assert keys.find(leaked.encode()) is None
+    monkeypatch.delenv("BELLBUOY_BOOTSTRAP_KEY")
+    await keys.bootstrap(tmp_path)
+    await keys.load()
+    assert keys.find(leaked.encode()) is not None  # Nobody ended it, and it is what the directory has.
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "another-key-of-24-characters")
+    await keys.bootstrap(tmp_path)
+    await keys.load()
+    await made.nodes[0].isolation.isolate(None, stop_sending=False, stop_accepting=False, by="bootstrap")
+    monkeypatch.delenv("BELLBUOY_BOOTSTRAP_KEY")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await keys.bootstrap(tmp_path)
+    await keys.load()
+    assert keys.find(leaked.encode()) is None
+    assert keys.find(b"another-key-of-24-characters") is not None

@@ -101,7 +101,7 @@ def backup_restore(
     ] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="OBJECT", help="Leave out an object of the send journal. May be repeated."),
+        typer.Option("--without", metavar="OBJECT", help="Leave out an object of sends/ or ended/. May be repeated."),
     ] = None,
     config: Config = None,
     data_dir: DataDir = None,
@@ -256,6 +256,7 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
             "sent since, absent": taken_in.absent,
             "expired": taken_in.expired,
             "waiting": taken_in.waiting,
+            "keys ended since, ended": report.ended_keys,
             "accepted": report.checked.books.accepted,
             "RPO": f"{report.rpo_s:.1f} s before this restore are not in it",
             "RTO": f"{report.rto_s:.1f} s",
