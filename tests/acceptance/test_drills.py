@@ -54,6 +54,13 @@ def test_a_stack_that_runs_is_drilled_when_its_name_was_typed_and_only_by_its_sw
         assert done.returncode == 0, (done.stdout, done.stderr)
         assert "everything that was checked holds" in done.stdout
         assert all(one["state"] == "closed" for one in server.get("/v1/breakers")["items"])
+        wrong = run("run", "sms_isolated", "--url", server.url, "--key", "wrong", "--confirm", name, *data)
+        assert (wrong.returncode, "does not take the key" in wrong.stderr) == (2, True)
+        # What an operator has pinned stays so.
+        assert server.call("PUT", "/v1/modes/aggressive_caching", {"pinned": False}).status == 200
+        refused = run("run", "mode_pinned", *named, "--confirm", name)
+        assert (refused.returncode, "somebody has pinned" in refused.stderr) == (2, True), refused
+        assert {m["name"]: m["pinned"] for m in server.get("/v1/modes")["items"]}["aggressive_caching"] is False
 
 
 def test_an_interrupt_undoes_the_fault_first(tmp_path: Path) -> None:

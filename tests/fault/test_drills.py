@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bellbuoy.continuity.catalogue import DRILLS, PROVIDER_FAULTS, PROVIDERS
 from bellbuoy.service.drills import session
+from bellbuoy.service.drills.node import wait_for
 from tests.support.drills import find_wanting, pass_all
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(400)]
@@ -69,3 +76,35 @@ def test_a_drill_passes(group: str) -> None:
 @pytest.mark.parametrize(("drill", "sabotage"), SABOTAGES)
 def test_a_drill_fails_without_the_protection_that_it_is_about(drill: str, sabotage: str) -> None:
     find_wanting([drill], sabotage)
+
+
+def _left(folder: Path) -> list[int]:
+    """The processes that were started with something in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_drill_that_is_killed_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("BELLBUOY_")}
+    command = [sys.executable, "-m", "bellbuoy", "drill", "run", "worker_kill", "--duration", "60"]
+    here = tmp_path / "scratch"
+    here.mkdir()
+    with (tmp_path / "out").open("wb") as out:
+        drill = subprocess.Popen(command, env=env | {"TMPDIR": str(here)}, cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        # The warden, the sandbox, two that accept and two that deliver, and what these have started themselves.
+        wait_for(lambda: len(_left(here)) >= 6, within_s=60, why="its stack runs")
+        drill.send_signal(number)
+        drill.wait(timeout=60)
+        wait_for(lambda: not _left(here) and not list(here.iterdir()), within_s=30, why="nothing is left")
+    finally:
+        drill.kill()
+        drill.wait(timeout=30)

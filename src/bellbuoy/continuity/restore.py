@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.backup import Progress, decode_changes, decode_sends, silent
+from bellbuoy.continuity.chain import follow
 from bellbuoy.continuity.manifest import (
     LOG,
     SENDS,
@@ -215,27 +216,14 @@ class Restore:
         prefix = f"{LOG}/{copy.source}/{copy.timeline}/"
         shipped = shipped_of(one.name for one in await self._vault.names(prefix))
         stretches += [Stretch(one.after, one.upto, None, [(one.name, None)]) for one in shipped]
-        return await self._follow(copy, sorted(stretches, key=lambda one: (one.after, one.upto)))
-
-    async def _follow(self, copy: Covered, stretches: Sequence[Stretch]) -> Way:
-        """Go from stretch to stretch for as long as each begins where one before it ends."""
-        upto, reached = copy.upto, copy.until
-        taken: list[Stretch] = []
-        gap: int | None = None
-        for one in stretches:
-            if one.upto <= upto:
-                continue
-            if one.after > upto:
-                gap = upto + 1
-                break
-            taken.append(one)
-            upto = one.upto
+        taken, upto = follow(copy.upto, stretches)
         try:
             tip = await self._vault.tip(copy.source, copy.timeline)
         except Damaged:
             tip = None  # The changes themselves say how far they go.
-        if gap is None and tip is not None and tip.upto > upto:
-            gap = upto + 1
+        furthest = max([one.upto for one in stretches] + ([tip.upto] if tip is not None else []), default=upto)
+        gap = upto + 1 if furthest > upto else None
+        reached = copy.until
         if tip is not None and tip.upto == upto:
             reached = max(reached, tip.until)
         elif taken:

@@ -159,14 +159,19 @@ def connect(settings: Settings, url: str | None, key: str | None) -> Client:
     if url is None:
         host = settings.server.host if settings.server.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
         url = f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+    return Client(url, key_of(settings, key))
+
+
+def key_of(settings: Settings, key: str | None) -> str:
+    """The key that was given, else that of the environment, else that of the data directory. Raises as `connect`."""
     key = key or os.environ.get("BELLBUOY_API_KEY") or os.environ.get("BELLBUOY_BOOTSTRAP_KEY")
+    if key is not None:
+        return key
     path = Path(settings.data.dir) / "bootstrap.key"
-    if key is None:
-        try:
-            key = path.read_text().strip()
-        except OSError:
-            raise ConfigurationError(
-                f"no API key: {path} cannot be read",
-                hint="set BELLBUOY_API_KEY, or give --data-dir of the service on this machine",
-            ) from None
-    return Client(url, key)
+    try:
+        return path.read_text().strip()
+    except OSError:
+        raise ConfigurationError(
+            f"no API key: {path} cannot be read",
+            hint="set BELLBUOY_API_KEY, or give --data-dir of the service on this machine",
+        ) from None

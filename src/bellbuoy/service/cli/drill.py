@@ -17,7 +17,8 @@ from bellbuoy.continuity.catalogue import DRILLS, PLANNED, REHEARSALS
 from bellbuoy.continuity.drill import DrillReport, Due
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import output
-from bellbuoy.service.cli.options import Config, DataDir, Json, settings_of
+from bellbuoy.service.cli.client import key_of
+from bellbuoy.service.cli.options import Config, DataDir, Json, Key, settings_of
 
 drill_app = typer.Typer(no_args_is_help=True, help="Planned failures with a checked result.")
 MARKS = {"passed": "green", "failed": "red", "aborted": "red", "inconclusive": "yellow"}
@@ -70,7 +71,7 @@ def drill_run(
     rate: Annotated[float, typer.Option("--rate", min=1, max=500, help="Notifications a second.")] = 24.0,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with charts.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="Drill a stack that runs already.")] = None,
-    key: Annotated[str, typer.Option("--key", envvar="BELLBUOY_API_KEY", help="Its key.")] = "",
+    key: Key = None,
     confirm: Annotated[str, typer.Option("--confirm", metavar="HOST:PORT", help="Its name, typed by you.")] = "",
     mongodb_uri: Annotated[
         str | None, typer.Option("--mongodb-uri", help="A MongoDB for drills of a cluster; else one is started.")
@@ -98,13 +99,14 @@ def drill_run(
         raise ConfigurationError(f"there is no drill {unknown[0]}", hint="bellbuoy drill list shows them")
     if html is not None:
         _writable(html)
-    records = Records(settings_of(config, data_dir).data.dir)
+    settings = settings_of(config, data_dir)
+    records = Records(settings.data.dir)
     plan = session.Plan(
         pace=Pace(rate_per_s=rate, seconds=duration),
         mongodb_uri=mongodb_uri,
         small_disk=small_disk,
         url=url,
-        key=key,
+        key=key_of(settings, key) if url is not None else "",
         confirmed=confirm,
         keep=keep,
     )
@@ -121,7 +123,8 @@ def drill_run(
         if not as_json:
             _show(report)
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     tell = _quiet if as_json else _tell
     whole = session.run(names, plan, by=who(), clock=SystemClock(), tell=tell, done=done)
     if as_json:

@@ -38,9 +38,12 @@ class NamedStack(Stack):
         self.make()
         try:
             controlled = request("GET", f"{self.front.url}/_control").status == 200
-            self.front.get("/v1/health")
+            health = self.front.call("GET", "/v1/health").status
         except (*BROKEN, NotAsExpected) as error:
-            raise CannotRun(f"{name} does not answer: {error}", hint="check --url and --key") from None
+            raise CannotRun(f"{name} does not answer: {error}", hint="is it running? check --url") from None
+        if health != 200:
+            why = "does not take the key" if health in (401, 403) else f"answered {health}"
+            raise CannotRun(f"{name} {why}", hint="a drill needs a key with the scopes send, read and operate: --key")
         if not controlled:
             raise CannotRun(
                 f"{name} has no sandbox, so that a load would reach people",
@@ -60,7 +63,7 @@ class NamedStack(Stack):
 
 @contextlib.contextmanager
 def isolated(name: str, scene: Scene) -> Iterator[None]:
-    """A provider's breaker is opened by hand."""
+    """A provider's breaker is opened by hand. With one that was isolated before no stack is well enough."""
     try:
         _change(scene, "POST", f"/v1/breakers/{name}", {"action": "isolate"})
         scene.felt(f"the breaker of {PROVIDERS[name]} was isolated")
@@ -71,7 +74,10 @@ def isolated(name: str, scene: Scene) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pinned(scene: Scene) -> Iterator[None]:
-    """A mode is pinned on by hand."""
+    """A mode is pinned on by hand, unless somebody has pinned it already: the drill would let go of that."""
+    modes = scene.stack.front.get("/v1/modes")["items"]
+    if any(one["name"] == PINNED_MODE and one["pinned"] is not None for one in modes):
+        raise CannotRun(f"somebody has pinned {PINNED_MODE}", hint=f"bellbuoy modes pin {PINNED_MODE} auto")
     try:
         _change(scene, "PUT", f"/v1/modes/{PINNED_MODE}", {"pinned": True})
         scene.felt(f"{PINNED_MODE} was pinned")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bellbuoy.errors import BellbuoyError
+from bellbuoy.service.drills.warden import watch
 
 START_S_MAX = 30.0
 STOP_S_MAX = 60.0
@@ -187,6 +188,7 @@ class Node:
                 cwd=self.data_dir.parent,
                 **self.spawned(),
             )
+        watch(self.process)
         return self.process.stdout
 
     def _end(self, number: signal.Signals) -> int:

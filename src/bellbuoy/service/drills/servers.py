@@ -18,6 +18,7 @@ from typing import Protocol, Self
 
 from bellbuoy.service.drills.node import NotAsExpected, free_port, wait_for
 from bellbuoy.service.drills.stack import CannotRun
+from bellbuoy.service.drills.warden import watch
 
 START_S_MAX = 20.0
 RABBITMQ_START_S_MAX = 90.0
@@ -85,6 +86,7 @@ class _Process(ABC):
             self._process = subprocess.Popen(  # noqa: S603  # A server that was looked up on the PATH.
                 command, stdout=log, stderr=log, cwd=self._folder, process_group=0
             )
+        watch(self._process)
         wait_for(self._answers, within_s=START_S_MAX, why=f"{name}: {self._folder / 'log'}")
 
     def _answers(self) -> bool:
@@ -182,7 +184,11 @@ def start_epmd(port: int) -> subprocess.Popen[bytes] | None:
     """The name server of Erlang's nodes, as a child of ours; otherwise the first node would leave one behind."""
     epmd = shutil.which("epmd")
     command = [epmd or "", "-port", str(port), "-address", "127.0.0.1"]
-    return subprocess.Popen(command, process_group=0) if epmd is not None else None  # noqa: S603
+    if epmd is None:
+        return None
+    process = subprocess.Popen(command, process_group=0)  # noqa: S603
+    watch(process)
+    return process
 
 
 def node_name() -> str:
@@ -248,6 +254,7 @@ class RabbitServer:
             self._shell = subprocess.Popen(  # noqa: S603
                 [program], env=self._env, stdout=log, stderr=log, cwd=self._folder, process_group=0
             )
+        watch(self._shell)
         wait_for(self._answers, within_s=RABBITMQ_START_S_MAX, why=f"RabbitMQ: {self._folder / 'out'}")
         self._beam = int((self._folder / "pid").read_text())
         return self

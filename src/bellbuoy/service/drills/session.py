@@ -31,6 +31,7 @@ from bellbuoy.service.drills.stack import (
     Stack,
 )
 from bellbuoy.service.drills.targets import away, full, in_trouble
+from bellbuoy.service.drills.warden import warden
 
 LONG_S = 60.0
 """A fault that lasts so long is met by the waits that the product has, and not by short ones."""
@@ -121,17 +122,18 @@ def run(
     kinds = list(dict.fromkeys(drill.stack for drill in drills))
     folder = Path(tempfile.mkdtemp(prefix="bellbuoy-drill-")) if plan.keep is None else plan.keep
     session = _Session(folder, plan, by, clock, tell)
-    try:
-        for drill in sorted(drills, key=lambda one: kinds.index(one.stack)):
-            report = session.one(drill)
-            done(report)
-            if report.result == "aborted" and report.why == INTERRUPTED:
-                return False
-        return True
-    finally:
-        session.close()
-        if plan.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with warden(folder if plan.keep is None else None):
+        try:
+            for drill in sorted(drills, key=lambda one: kinds.index(one.stack)):
+                report = session.one(drill)
+                done(report)
+                if report.result == "aborted" and report.why == INTERRUPTED:
+                    return False
+            return True
+        finally:
+            session.close()
+            if plan.keep is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 INTERRUPTED = "it was interrupted"
