@@ -16,7 +16,7 @@ import uvicorn
 from bellbuoy.clock import Clock, SystemClock
 from bellbuoy.errors import ConfigurationError, StoreError, Unavailable, code_of
 from bellbuoy.sandbox import Sandbox, SandboxSettings
-from bellbuoy.service import assembly
+from bellbuoy.service import address, assembly
 from bellbuoy.service.api import LoopbackOnly, build_app
 from bellbuoy.service.api.protocol import BoundedProtocol, sweep
 from bellbuoy.service.keys import FOLLOW_S
@@ -282,7 +282,8 @@ async def _serve(
         )
     )
     host, port = listener.getsockname()[:2]
-    announce(f"Bellbuoy         http://{f'[{host}]' if ':' in host else host}:{port}")
+    address.note(parts.settings.data.dir, host, port)
+    announce(f"Bellbuoy         {address.url_of(host, port)}")
     running = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
     sweeping = asyncio.create_task(sweep(server.server_state.connections), name="sweep")
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from bellbuoy.errors import BellbuoyError, ConfigurationError, Unavailable
+from bellbuoy.service import address
 from bellbuoy.service.sections import is_loopback
 from bellbuoy.service.settings import Settings
 
@@ -150,15 +151,15 @@ def path_of(*parts: str) -> str:
 
 
 def connect(settings: Settings, url: str | None, key: str | None) -> Client:
-    """A client for the service: what was given, else the environment, else what the settings say of this machine.
+    """A client for the service: what was given, else the environment, else where the service of the data directory said
+    that it listens, else where the settings say so.
 
     Raises:
         ConfigurationError: there is no key to be found.
     """
-    url = url or os.environ.get("BELLBUOY_URL")
+    url = url or os.environ.get("BELLBUOY_URL") or address.noted(settings.data.dir)
     if url is None:
-        host = settings.server.host if settings.server.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
-        url = f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+        url = address.near_url_of(settings.server.host, settings.server.port)
     return Client(url, key_of(settings, key))
 
 
