@@ -200,13 +200,12 @@ class Continuity:
             lag_s = now - vault.complete_at.get(target, self._began_at)
             self._telemetry.backup_lag.labels(target).set(max(0.0, lag_s))
         last = await self.keeper.last_verified()
-        # One of a time that is still to come was proven by a clock that was wrong then, and is of no known age.
-        age_s = now - (last.at if last is not None and last.at <= now else self._began_at)
+        age_s = now - last.at
         self._telemetry.backup_verified.set(max(0.0, age_s))
         if self._refused is not None:  # No time mends that.
             self._telemetry.raise_issue(Issue(STALE, "backup", f"no backup is taken: {self._refused}", now))
         elif age_s > self._settings.stale_s:
-            which = f"the last was {last.backup}" if last is not None else "there was none yet"
+            which = f"the last was {last.backup}" if last.backup else "there was none yet"
             detail = f"no backup was restored and found sound for {age_s:.0f} s; {which}"
             self._telemetry.raise_issue(Issue(STALE, "backup", detail, now))
         else:

@@ -48,7 +48,9 @@ WITHOUT_A_RECORD = (
 
 
 class LastVerified(Struct, frozen=True):
-    """The last backup that was restored and found sound, and the epoch second of that."""
+    """The last backup that was restored and found sound, and the epoch second of that. Without a name there was none
+    yet, and that has been waited for since then.
+    """
 
     backup: str
     at: float
@@ -248,10 +250,19 @@ class Keeper:
             self._telemetry.event("backup_pruned", backups=gone.backups, objects=len(gone.names))
         return gone
 
-    async def last_verified(self) -> LastVerified | None:
-        """The last backup that was proven, None when none was. Raises Unavailable."""
+    async def last_verified(self) -> LastVerified:
+        """The last backup that was proven; when none was, since when that has been waited for. Raises Unavailable.
+
+        That is remembered, so that a process which is often started anew counts no age from its own beginning. One of a
+        time that is still to come was proven by a clock that was wrong then, and counts for none.
+        """
+        now = self._clock.time()
         kept = await self._control.read("backup", _VERIFIED) if self._control is not None else None
-        return _decode(kept.data) if kept else None
+        last = _decode(kept.data) if kept else None
+        if last is not None and last.at <= now:
+            return last
+        await self._remember("")
+        return LastVerified("", now)
 
     async def aclose(self) -> None:
         """Let go of the sources' connections."""

@@ -475,8 +475,19 @@ async def test_what_a_clock_that_was_ahead_proved_counts_for_nothing(process: Pr
     assert ("backup_stale", "backup") in process.telemetry.issues
 
 
+async def test_a_process_that_is_started_anew_each_day_does_not_hide_that_nothing_is_proven(tmp_path: Path) -> None:
+    clock = ManualClock(epoch_s=1_800_064_800.0)
+    for day in range(3):
+        process = Process(tmp_path, "one", clock, verify=False)
+        await process.step()
+        assert (("backup_stale", "backup") in process.telemetry.issues) == (day == 2)
+        await process.aclose()
+        await clock.advance(24 * HOUR_S)
+
+
 async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> None:
     process = Process(tmp_path, "one", ManualClock(), stale_s=60.0, verify=False)
+    await process.step()
     await process.clock.advance(61)
     await process.step()
     assert process.telemetry.issues
