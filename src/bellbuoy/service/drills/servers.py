@@ -283,7 +283,8 @@ class RabbitServer:
     def kill(self) -> None:
         """kill -9, of the node itself: the process that was started is a shell. Nothing where it does not run."""
         if self._shell is not None:
-            self._signal(signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # It may have ended by itself, and the rest has to end too.
+                self._signal(signal.SIGKILL)
             self._shell.wait(timeout=30)
             self._shell = None
 
