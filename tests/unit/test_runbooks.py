@@ -20,7 +20,7 @@ from bellbuoy.service.cli.app import app
 from bellbuoy.service.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "docs" / "runbooks"
-SITUATIONS = {"complete_outage", "partial_degradation", "data_breach"}
+SITUATIONS = {"complete_outage", "another_region", "partial_degradation", "data_breach"}
 OF_RULES = {"slo_burn", "books_difference"}
 RULES = FOLDER.parents[1] / "deploy" / "prometheus" / "rules.yaml"
 PARTS = ("What is going on", "Check", "Mend", "Escalate")

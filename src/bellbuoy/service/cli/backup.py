@@ -139,7 +139,8 @@ def backup_restore(
     report = _run(restore)
     if at is not None or backup is not None:
         output.err.print(
-            "keys and users are as they were at that second: revoke and delete again what was revoked or deleted since"
+            "users are as they were at that second: delete again whom you deleted since; keys that the archive knows "
+            "to have ended have ended again"
         )
     _tell_restored(report, folder, as_json, embedded=settings.ledger.embedded)
 
