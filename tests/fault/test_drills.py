@@ -50,6 +50,7 @@ SABOTAGES = [
     ("poison_message", "damage_stops_all"),
     ("backup_restore", "nothing_is_shipped"),
     ("backup_restore", "one_target"),
+    ("backup_restore", "sends_are_forgotten"),
     ("backup_target_away", "no_heal"),
     ("backup_target_full", "every_target_is_needed"),
 ]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from bellbuoy.service.drills.backed_up import backup, shipped_to, up_to_date
 from bellbuoy.service.drills.cluster import OwnClusterStack
 from bellbuoy.service.drills.node import BROKEN, Node
-from bellbuoy.service.drills.restoring import compare_restored
+from bellbuoy.service.drills.restoring import compare_restored, send_in_the_last_moment
 from bellbuoy.service.drills.scene import Scene, slow_providers
 from bellbuoy.service.drills.servers import MongoServer, RabbitServer, RedisServer
 from bellbuoy.service.drills.stack import CannotRun
@@ -24,10 +24,6 @@ GOES_ON_S = 1.0
 MOMENT_S = 0.5
 """Seconds in which what the broker has confirmed, and so was answered, comes to the ledger."""
 SHIPPED_S_MAX = 15.0
-AWAY = "sms"
-"""The provider that is away before the loss, so that something waits."""
-SENT_MIN = 5
-"""How much of that is sent in the last moment, too late to be shipped: only the journal of sends knows of it."""
 
 
 @dataclass
@@ -88,7 +84,7 @@ def mongodb_restore(scene: Scene) -> Iterator[None]:
     backup(node, "full")
     try:
         with slow_providers(scene, 300):
-            _send_in_the_last_moment(scene)
+            send_in_the_last_moment(scene)
             lost_at = time.time()
             stack.lose()
             scene.last(GOES_ON_S)
@@ -103,20 +99,6 @@ def mongodb_restore(scene: Scene) -> Iterator[None]:
         yield
     finally:
         stack.start_again()
-
-
-def _send_in_the_last_moment(scene: Scene) -> None:
-    """A provider is away for the time of the drill; this returns when it has got some of what waited for it."""
-    outside = scene.stack.outside
-    outside.fault(AWAY, kind="outage")
-    scene.last()
-    before = _got(outside)
-    outside.fault(AWAY)
-    scene.wait_for(lambda: _got(outside) >= before + SENT_MIN, "what waited is sent")
-
-
-def _got(outside: Node) -> int:
-    return sum(1 for item in outside.received_all(AWAY) if item.get("delivered") is not False)
 
 
 def _ships(node: Node) -> bool:

@@ -11,7 +11,13 @@ from typing import Any, cast
 
 from bellbuoy.continuity.drill import Check
 from bellbuoy.service.drills.backed_up import RPO_S_MAX, BackedUpStack, backup
+from bellbuoy.service.drills.node import Node
 from bellbuoy.service.drills.scene import Scene, slow_providers
+
+AWAY = "sms"
+"""The provider that is away before the loss, so that something waits."""
+SENT_MIN = 5
+"""How much of that is sent in the last moment, too late to be shipped: only the journal of sends knows of it."""
 
 
 @contextlib.contextmanager
@@ -21,7 +27,7 @@ def backup_restore(scene: Scene) -> Iterator[None]:
     node = stack.front
     backup(node, "full")
     with slow_providers(scene, 300):
-        scene.last()
+        send_in_the_last_moment(scene)
         lost_at = time.time()
         node.kill()
     shutil.rmtree(node.data_dir)
@@ -59,3 +65,17 @@ def _nothing_before_is_missing(before: set[str], notifications: list[dict[str, A
     missing = before - {n["id"] for n in notifications if n["status"] == "delivered"}
     says = "everything that was accepted by the second that was reached is there, and was delivered"
     return Check("restored_to_the_second", says, not missing, f"{len(missing)} of {len(before)} missing")
+
+
+def send_in_the_last_moment(scene: Scene) -> None:
+    """A provider is away for the time of the drill; this returns when it has got some of what waited for it."""
+    outside = scene.stack.outside
+    outside.fault(AWAY, kind="outage")
+    scene.last()
+    before = _got(outside)
+    outside.fault(AWAY)
+    scene.wait_for(lambda: _got(outside) >= before + SENT_MIN, "what waited is sent")
+
+
+def _got(outside: Node) -> int:
+    return sum(1 for item in outside.received_all(AWAY) if item.get("delivered") is not False)
