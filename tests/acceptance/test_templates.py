@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,30 @@ def test_a_template_is_filled_in_by_locale(server: Server) -> None:
     assert rendered(server, "shipped", data=data, locale="de-AT")["body"] == "A B "
     assert rendered(server, "shipped", data=data, locale="fr")["locale"] == "default"
     assert rendered(server, "nothing", data=data) == 404
+
+
+def test_templates_are_listed_with_their_versions(server: Server) -> None:
+    put(server, "listed", SHIPPED)
+    put(server, "listed", of("second"))
+    found = {one["name"]: one for one in server.get("/v1/templates")["items"]}["listed"]
+    assert (found["locales"], found["version"]) == (["default"], 2)
+    history = server.get("/v1/templates/listed")["history"]
+    assert [(one["version"], sorted(one["value"])) for one in history] == [(2, ["default"]), (1, ["de", "default"])]
+
+
+def test_templates_from_the_command_line(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text(json.dumps(SHIPPED["locales"]))
+    assert "order has version 1" in server.cli("templates", "set", "order", str(file))
+    assert "order" in server.cli("templates")
+    assert "Bestellung {{ order.id }}" in server.cli("templates", "show", "order")
+    data = json.dumps({"order": {"id": 17}, "name": "", "items": ["[a]"]})
+    shown = server.cli("templates", "render", "order", "--data", data, "--locale", "de-AT")
+    assert shown.splitlines() == ["Bestellung 17", "[A] "]
+    assert json.loads(server.cli("templates", "render", "order", "--data", data, "--json"))["locale"] == "default"
+    file.write_text("[")
+    for wrong in (str(file), str(tmp_path / "nothing.json")):
+        server.cli("templates", "set", "order", wrong, status=2)
 
 
 def test_what_the_data_does_not_have_is_an_error_and_not_a_gap(server: Server) -> None:

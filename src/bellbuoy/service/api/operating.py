@@ -240,6 +240,25 @@ class TemplateView(Struct):
     status: ChangeStatus | None
 
 
+class TemplateHistoryView(TemplateView):
+    history: list[VersionView]
+
+
+class TemplateLine(Struct):
+    """A template without its texts: `locales` are those that it has."""
+
+    name: str
+    locales: list[str]
+    version: int
+    changed_at: str | None
+    changed_by: str | None
+    status: ChangeStatus | None
+
+
+class TemplatesView(Struct):
+    items: list[TemplateLine]
+
+
 class RenderPost(Struct, forbid_unknown_fields=True):
     """What a template is filled in with; without a locale, or one that it does not have, it is the default's."""
 

@@ -346,11 +346,19 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        "/v1/templates",
+        templates.listing,
+        "Templates of content",
+        "read",
+        {200: operating.TemplatesView},
+    ),
+    Route(
+        "GET",
         "/v1/templates/{name}",
         templates.get,
-        "A template of content",
+        "A template of content, with its versions",
         "read",
-        {200: operating.TemplateView},
+        {200: operating.TemplateHistoryView},
         problems=(404,),
     ),
     Route(

@@ -35,7 +35,7 @@ async def flag(context: Context, call: Call) -> Reply:
     found = next((one for one in context.steering.flags.listing() if one.name == name), None)
     if found is None:
         raise NotFound(f"nobody has set a flag {name[:64]}", hint="so it is off; GET /v1/flags lists them")
-    return Reply.json({**_flag_view(context, found), "history": _history(found)})
+    return Reply.json({**_flag_view(context, found), "history": history(found)})
 
 
 async def put_flag(context: Context, call: Call) -> Reply:
@@ -57,7 +57,7 @@ async def setting(context: Context, call: Call) -> Reply:
     """`GET /v1/settings/{name}`."""
     call.query()
     found = context.steering.live.find(call.path("name"))
-    return Reply.json({**_setting_view(context, found), "history": _history(found)})
+    return Reply.json({**_setting_view(context, found), "history": history(found)})
 
 
 async def put_setting(context: Context, call: Call) -> Reply:
@@ -122,7 +122,7 @@ def _setting_view(context: Context, valued: Valued) -> dict[str, Any]:
     return {"name": valued.name, "value": value, "default": default, **made(valued)}
 
 
-def _history(valued: Valued) -> list[dict[str, Any]]:
+def history(valued: Valued) -> list[dict[str, Any]]:
     """The versions, the newest first."""
     return [
         {

@@ -11,7 +11,7 @@ from bellbuoy.model.change import Valued
 from bellbuoy.service.api.context import Context
 from bellbuoy.service.api.exchange import Call, Reply
 from bellbuoy.service.api.operating import RenderPost, TemplatePut
-from bellbuoy.service.api.steering import made, name_of
+from bellbuoy.service.api.steering import history, made, name_of
 from bellbuoy.service.templates import check, choose
 from bellbuoy.service.templates import render as fill_in
 
@@ -23,10 +23,18 @@ TEMPLATE_BYTES_MAX = 48 * 1024
 DATA_BYTES_MAX = 8 * 1024
 
 
+async def listing(context: Context, call: Call) -> Reply:
+    """`GET /v1/templates`."""
+    call.query()
+    found = [one for one in await context.steering.values.all("template") if one.value is not None]
+    return Reply.json({"items": [{"name": one.name, "locales": sorted(one.value), **made(one)} for one in found]})
+
+
 async def get(context: Context, call: Call) -> Reply:
     """`GET /v1/templates/{name}`."""
     call.query()
-    return Reply.json(_view(await _find(context, name_of(call))))
+    found = await _find(context, name_of(call))
+    return Reply.json({**_view(found), "history": history(found)})
 
 
 async def put(context: Context, call: Call) -> Reply:

@@ -19,7 +19,7 @@ import typer
 from bellbuoy import __version__
 from bellbuoy.clock import Clock
 from bellbuoy.errors import BellbuoyError, ConfigurationError
-from bellbuoy.service.cli import backup, breach, letters, operate, output, show, steer
+from bellbuoy.service.cli import backup, breach, letters, operate, output, show, steer, templates
 from bellbuoy.service.cli import load as loading
 from bellbuoy.service.cli.client import path_of
 from bellbuoy.service.cli.drill import drill_app
@@ -48,6 +48,7 @@ LISTS: dict[str, tuple[typer.Typer, Callable[..., None]]] = {
     "modes": (operate.modes_app, operate.modes_list),
     "flags": (steer.flags_app, steer.flags_list),
     "settings": (steer.settings_app, steer.settings_list),
+    "templates": (templates.templates_app, templates.templates_list),
     "breach": (breach.breach_app, breach.status),
     "incidents": (operate.incidents_app, operate.incidents_list),
     "tombstones": (letters.tombstones_app, letters.tombstones_list),
