@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
 from bellbuoy.continuity.manifest import ENDED, ended_at, ended_name
-from bellbuoy.continuity.retention import DAY_S
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, Damaged, NotFound
 from bellbuoy.model.operation import ApiKey
@@ -25,16 +24,14 @@ class EndedKeys:
     Args:
         keys: of the ledger.
         vault: the archive.
-        days: for how long the oldest backup is kept. A key that ended before has ended in every backup.
         clock: for the time.
 
     Concurrency: whoever has the lock of the backups.
     """
 
-    def __init__(self, keys: KeyStore, vault: Vault, *, days: float, clock: Clock) -> None:
+    def __init__(self, keys: KeyStore, vault: Vault, *, clock: Clock) -> None:
         self._keys = keys
         self._vault = vault
-        self._days = days
         self._clock = clock
         self._known: set[bytes] | None = None
 
@@ -42,15 +39,9 @@ class EndedKeys:
         """Write into the archive what has ended and is not in it yet. Raises Unavailable, Full."""
         if self._known is None:
             self._known = {key.hash for key in await read_ended(self._vault, damaged=True)}
-        now = self._clock.time()
-        oldest = now - self._days * DAY_S
-        fresh = [
-            key
-            for key in await self._keys.keys()
-            if key.hash and _has_ended(key) and key.hash not in self._known and (key.revoked_at or now) > oldest
-        ]
+        fresh = [key for key in await self._keys.keys() if key.has_ended and key.hash and key.hash not in self._known]
         if fresh:
-            await self._vault.put(ended_name(now, fresh[0].hash), encode_ended(fresh))
+            await self._vault.put(ended_name(self._clock.time(), fresh[0].hash), encode_ended(fresh))
             self._known |= {key.hash for key in fresh}
 
 
@@ -98,13 +89,9 @@ async def end_again(store: KeyStore, ended: Sequence[ApiKey]) -> int:
     """
     at = {key.hash: key.revoked_at for key in ended}
     there = await store.keys()
-    back = [replace(key, revoked_at=at[key.hash]) for key in there if not _has_ended(key) and key.hash in at]
+    back = [replace(key, revoked_at=at[key.hash]) for key in there if not key.has_ended and key.hash in at]
     ids, hashes = {key.id for key in there}, {key.hash for key in there}
     unknown = {key.hash: key for key in ended if key.hash not in hashes}
     aside = [replace(key, id=f"{key.id}-{key.hash.hex()[:12]}") if key.id in ids else key for key in unknown.values()]
     await store.put_keys([*back, *aside])
     return len(back)
-
-
-def _has_ended(key: ApiKey) -> bool:
-    return key.revoked_at is not None and not key.replaced

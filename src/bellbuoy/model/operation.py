@@ -121,6 +121,11 @@ class ApiKey(Struct, frozen=True):
     made_by: str | None = None
     replaced: bool = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is no good any more, for good."""
+        return self.revoked_at is not None and not self.replaced
+
 
 class Issue(Struct, frozen=True):
     """Something wrong that a person should know of. `name` is stable (`credential_rejected`), `since` epoch seconds."""

@@ -30,13 +30,28 @@ class Ending(Struct, frozen=True):
 
     def of(self, keys: Sequence[ApiKey]) -> set[str]:
         """The ids of those that end."""
-        named = {key.id: self.begun.get(key.id, 0.0) for key in keys if self.keys.get(key.id) == key.hash.hex()}
-        ended = _with_descendants(keys, named)
+        ended = _with_descendants(keys, self._named(keys))
         if self.all_but is not None:
             spared = {self.all_but: self.since}
             spared |= {key.id: self.since for key in keys if key.id == BOOTSTRAP_ID and key.created_at >= self.since}
             ended |= {key.id for key in keys} - _with_descendants(keys, spared)
         return ended - {self.by}
+
+    def _named(self, keys: Sequence[ApiKey]) -> dict[str, float]:
+        """Those that are named, by their ids now, with since when what they make ends too."""
+        ids = {digest: identity for identity, digest in self.keys.items()}
+        found: dict[str, float] = {}
+        for key in keys:
+            identity = ids.get(key.hash.hex())
+            if identity is None:
+                continue
+            begun = self.begun.get(identity, 0.0)
+            found[key.id] = begun
+            if key.id != identity and key.revoked_at is not None:
+                # A start put another in its place. What it made goes by the id that both have had, so the time tells.
+                made = (one for one in keys if one.made_by == identity and begun <= one.created_at <= key.revoked_at)
+                found |= {one.id: begun for one in made}
+        return found
 
 
 def _with_descendants(keys: Iterable[ApiKey], since: Mapping[str, float]) -> set[str]:

@@ -20,6 +20,7 @@ from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict, Full, NotFound, StoreError, Unavailable, code_of
 from bellbuoy.health.mode import BY_HAND
 from bellbuoy.health.pins import Pins
+from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.service.ending import Ending
 from bellbuoy.service.keys import Keys
@@ -93,11 +94,17 @@ class Isolation:
         Raises:
             NotFound: there is no such key; nothing was done.
             Conflict: `by` is among the keys; nothing was done.
-            Full, Unavailable: this machine's own store takes nothing, and the ledger does not either.
+            Full: this machine's own store takes nothing, and the ledger does not either.
+            Unavailable: the same; or of a key that another process made just now nobody can say anything, and all else
+                was done.
         """
-        known = self._keys.hashes()
-        wanted = [one for one in known if one != by] if ids is None else list(dict.fromkeys(ids))
-        known |= await self._unknown(wanted, known, by)
+        wanted = [one for one in self._keys.hashes() if one != by] if ids is None else list(dict.fromkeys(ids))
+        if by in wanted:
+            raise Conflict(
+                "the key that asks would be ended too, and everybody might be locked out",
+                hint="make another with `bellbuoy keys create`, and ask with that",
+            )
+        named, unsure = await self._named(wanted) if ids is not None else ({}, [])
         asked = zip(BY_HAND, (stop_sending, stop_accepting), strict=True)
         pins = {mode: True for mode, on in asked if on}
         # By itself and first: whatever becomes of the keys, this holds.
@@ -106,14 +113,19 @@ class Isolation:
         if ids is None:
             await self._change(lambda owed: replace(owed, all_but=by, since=now, by=by))
         else:
-            named = {one: known[one] for one in wanted if one in known}
-            await self._change(lambda owed: _named(owed, named, now, by))
+            await self._change(lambda owed: _with_named(owed, named, now, by))
         ended: list[str] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TELL_S_MAX):
                 ended = await self._settle()
         told = wanted if ids is not None else "all"
         self._telemetry.event("isolated", keys=told, stop_sending=stop_sending, stop_accepting=stop_accepting, key=by)
+        if unsure:
+            raise Unavailable(
+                f"whether there is a key {unsure[0][:64]} only the ledger can say, which is away; all else holds",
+                hint="ask for it again when the ledger is back",
+                retry_after_s=10.0,
+            )
         return list(dict.fromkeys([*wanted, *ended]))
 
     async def lift(self, *, by: str) -> None:
@@ -138,26 +150,26 @@ class Isolation:
                 self._telemetry.event("isolation_not_read", code=code_of(error))
             await self._clock.sleep(FOLLOW_S)
 
-    async def _unknown(self, wanted: Sequence[str], known: Mapping[str, str], by: str) -> dict[str, str]:
-        """The hashes, in hex, of keys that live and that only the ledger knows: another process made them just now.
+    async def _named(self, wanted: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """The hashes, in hex, of those of some keys that have not ended, and the ids of which nobody can say anything.
 
         Raises:
-            Conflict: `by` is among the keys.
-            NotFound, Unavailable: there is no such key, or nobody can say.
+            NotFound: there is no such key.
         """
-        if by in wanted:
-            raise Conflict(
-                "the key that asks would be ended too, and everybody might be locked out",
-                hint="make another with `bellbuoy keys create`, and ask with that",
-            )
-        unknown = [one for one in wanted if one not in known]
-        if not unknown:
-            return {}
-        stored = {key.id: key for key in await self._keys.all()}
-        missing = [one for one in unknown if one not in stored]
+        found = {one: key for one in wanted if (key := self._keys.remembered(one)) is not None}
+        missing = [one for one in wanted if one not in found]
         if missing:
-            raise NotFound(f"there is no key {missing[0][:64]}", hint="`bellbuoy keys list` has them")
-        return {one: stored[one].hash.hex() for one in unknown if stored[one].revoked_at is None}
+            try:
+                async with asyncio.timeout(TELL_S_MAX):
+                    stored = {key.id: key for key in await self._keys.all()}
+            except (Unavailable, TimeoutError):
+                return _hashes(found), missing
+            nobody = [one for one in missing if one not in stored]
+            if nobody:
+                hint = "`bellbuoy keys list` has them"
+                raise NotFound(f"there is no key {nobody[0][:64]}; nothing was done", hint=hint)
+            found |= {one: stored[one] for one in missing}
+        return _hashes(found), []
 
     async def _settle(self) -> list[str]:
         """Tell the ledger, and then no more of it here; what it does not take stays. Returns what ended now."""
@@ -207,7 +219,11 @@ class Isolation:
         self._pins.hold_here(owed.pins)
 
 
-def _named(owed: Owed, named: dict[str, str], now: float, by: str) -> Owed:
+def _hashes(keys: Mapping[str, ApiKey]) -> dict[str, str]:
+    return {one: key.hash.hex() for one, key in keys.items() if not key.has_ended}
+
+
+def _with_named(owed: Owed, named: dict[str, str], now: float, by: str) -> Owed:
     keys = owed.keys | named
     if len(keys) > NAMED_MAX:
         raise Full(f"more than {NAMED_MAX} keys wait for the ledger", hint="bellbuoy breach isolate --all-keys")

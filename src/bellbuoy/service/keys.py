@@ -49,12 +49,14 @@ class Keys:
         self._copy = copy
         self._copied: list[ApiKey] | None = None
         self._by_hash: dict[bytes, ApiKey] = {}
+        self._last: dict[str, ApiKey] = {}
         self._denied: frozenset[bytes] = frozenset()
         self._ending = Ending()
 
     async def load(self) -> None:
         """Read the store; later changes come through `create` and `revoke`."""
         keys = await self._store.keys()
+        self._last = {key.id: key for key in keys}
         self._go_by(keys)
         if self._copy is not None and keys != self._copied:
             write_secret(self._copy, msgspec.json.encode(keys).decode())
@@ -78,6 +80,7 @@ class Keys:
             key = self._bootstrap_key(secret)
             if all(known.hash != key.hash for known in keys):  # Otherwise it is known already, or was revoked.
                 keys.append(key)
+        self._last = {key.id: key for key in keys}
         self._go_by(keys)
         return bool(self._by_hash)
 
@@ -100,6 +103,10 @@ class Keys:
         """The keys that are not ended, by their ids: their hashes in hex."""
         return {key.id: key.hash.hex() for key in self._by_hash.values()}
 
+    def remembered(self, identity: str) -> ApiKey | None:
+        """The key of an id as the store had it last, None when this process has not heard of it."""
+        return self._last.get(identity) if identity != _GATE_ID else None
+
     async def create(
         self, name: str, scopes: tuple[Scope, ...], *, tenant: str = TENANT, by: str | None = None
     ) -> tuple[ApiKey, str]:
@@ -121,7 +128,7 @@ class Keys:
         if by is not None and not await self._lives(by):
             await self._put(replace(key, revoked_at=self._clock.time()))
             raise Conflict("the key that asks has ended", hint="ask with one that works")
-        self._by_hash[key.hash] = key
+        self._by_hash[key.hash] = self._last[key.id] = key
         return key, secret
 
     async def all(self) -> list[ApiKey]:
@@ -131,10 +138,10 @@ class Keys:
     async def revoke(self, identity: str) -> ApiKey:
         """End a key at once. Raises NotFound."""
         key = await self._store.key(identity)
-        if key is None:
+        if key is None or identity == _GATE_ID:
             raise NotFound(f"there is no key {identity}")
-        if _goes_on(key):
-            key = replace(key, revoked_at=self._clock.time(), replaced=False)
+        if not key.has_ended:
+            key = replace(key, revoked_at=key.revoked_at or self._clock.time(), replaced=False)
             await self._put(key)
         return key
 
@@ -161,8 +168,9 @@ class Keys:
         for _ in range(_PASSES_MAX):
             keys = await self._store.keys()
             doomed, now = ending.of(keys), self._clock.time()
-            going = [key for key in keys if key.id in doomed and _goes_on(key)]
-            found = [replace(key, revoked_at=now, replaced=False) for key in going]
+            going = [key for key in keys if key.id in doomed and not key.has_ended]
+            # Of one that was replaced it stays known since when it makes no others.
+            found = [replace(key, revoked_at=key.revoked_at or now, replaced=False) for key in going]
             known = {key.hash.hex() for key in keys}
             found += [_ended(one, bytes.fromhex(h), now) for one, h in ending.keys.items() if h not in known]
             if not found:
@@ -197,7 +205,7 @@ class Keys:
             written = data_dir / "bootstrap.key"
             write_secret(written, secret + "\n")
         key = self._bootstrap_key(secret)
-        if any(k.hash == key.hash and k.id != BOOTSTRAP_ID and not _goes_on(k) for k in keys):
+        if any(k.hash == key.hash and k.id != BOOTSTRAP_ID and k.has_ended for k in keys):
             raise ConfigurationError(
                 "the bootstrap key has ended, and another took its place",
                 hint=f"delete {data_dir / 'bootstrap.key'} and set a new BELLBUOY_BOOTSTRAP_KEY, never an earlier one",
@@ -207,7 +215,7 @@ class Keys:
                 self._by_hash.pop(known.hash, None)
                 # Otherwise nobody would know of one that has ended, nor could the other be ended any more.
                 aside = _ended(BOOTSTRAP_ID, known.hash, known.revoked_at or self._clock.time())
-                await self._store.put_key(replace(aside, replaced=_goes_on(known)))
+                await self._store.put_key(replace(aside, replaced=not known.has_ended))
             # What is said of it as replaced would end it now with all others.
             await self._store.put_keys([replace(k, hash=b"", replaced=False) for k in keys if k.hash == key.hash])
             await self._put(key)
@@ -241,11 +249,6 @@ class Keys:
             self._by_hash[key.hash] = key
         else:
             self._by_hash.pop(key.hash, None)
-
-
-def _goes_on(key: ApiKey) -> bool:
-    """Whether it has not ended for good."""
-    return key.revoked_at is None or key.replaced
 
 
 def _ended(identity: str, digest: bytes, at: float) -> ApiKey:

@@ -157,7 +157,3 @@ async def test_they_go_with_the_oldest_backup_that_knew_them_alive(process: Proc
         await process.clock.advance(DAY_S)
         await process.accept(f"n{day}")
         await process.step()
-    again = Process(tmp_path, "two", process.clock)
-    await again.step()
-    assert ended(tmp_path) == []
-    await again.aclose()

@@ -382,3 +382,86 @@ async def test_a_bootstrap_key_that_was_replaced_ends_with_all_the_others(
     await keys.load()
     assert keys.find(leaked.encode()) is None
     assert keys.find(b"another-key-of-24-characters") is not None
+
+
+async def replaced_bootstrap(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The secrets of a bootstrap key that another has replaced, and of that other."""
+    first = made.nodes[0].keys
+    secrets = ("the-first-key-of-24-characters", "the-second-key-of-24-characters")
+    for secret in secrets:
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", secret)
+        await first.bootstrap(tmp_path)
+        await made.look()
+    return secrets
+
+
+async def test_a_replaced_key_ends_by_its_name(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = await replaced_bootstrap(made, tmp_path, monkeypatch)
+    first = made.nodes[0]
+    (aside,) = [key for key in await first.keys.all() if key.replaced]
+    assert await first.isolation.isolate([aside.id], stop_sending=False, stop_accepting=False, by="bootstrap") == [
+        aside.id
+    ]
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", old)
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await first.keys.bootstrap(tmp_path)
+    assert first.keys.find(new.encode()) is not None
+
+
+async def test_a_bootstrap_key_that_ended_while_the_ledger_was_away_stays_so_behind_another(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made.nodes[0]
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-stolen-key-of-24-characters")
+    await first.keys.bootstrap(tmp_path)
+    operator, _ = await first.keys.create("operator", SCOPES)
+    await made.look()
+    made.away(away=True)
+    await first.isolation.isolate(["bootstrap"], stop_sending=False, stop_accepting=False, by=operator.id)
+    made.away(away=False)
+    # Another node, which has not heard of it, lets the key make one more; then this one starts with another key.
+    await made.clock.advance(1.0)
+    child, _ = await made.nodes[2].keys.create("made by the stolen one", SCOPES, by="bootstrap")
+    await made.clock.advance(1.0)
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-next-key-of-24-characters")
+    again = Node(made.ledger, made.control, made.locals[0], made.clock)
+    await again.keys.load()
+    await again.keys.bootstrap(tmp_path)
+    await made.clock.advance(1.0)
+    kept, _ = await again.keys.create("made by the next one", SCOPES, by="bootstrap")
+    await again.look()
+    assert again.isolation.everywhere
+    living = {key.id for key in await made.ledger.keys() if key.revoked_at is None}
+    assert living == {"bootstrap", operator.id, kept.id}
+    assert child.id not in living
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-stolen-key-of-24-characters")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await again.keys.bootstrap(tmp_path)
+
+
+async def test_with_the_ledger_away_what_is_known_ends_and_sending_stops_whatever_else_was_named(made: Made) -> None:
+    operator, stolen, secret = await two_keys(made)
+    first = made.nodes[0]
+    ended, _ = await first.keys.create("ended before", SCOPES)
+    await first.keys.revoke(ended.id)
+    await first.keys.load()
+    elsewhere, _ = await made.nodes[2].keys.create("made elsewhere just now", SCOPES)
+    made.away(away=True)
+    how = {"stop_sending": True, "stop_accepting": False, "by": operator}
+    assert await first.isolation.isolate([ended.id, stolen], **how) == [ended.id, stolen]
+    assert first.stopped
+    assert first.keys.find(secret) is None
+    with pytest.raises(Unavailable, match="all else holds"):
+        await first.isolation.isolate([elsewhere.id, stolen], **how)
+
+
+async def test_the_gate_is_no_key_of_anybody(made: Made) -> None:
+    operator, _, _ = await two_keys(made)
+    first = made.nodes[0]
+    await first.isolation.isolate(None, stop_sending=False, stop_accepting=False, by=operator)
+    await made.look()
+    with pytest.raises(NotFound):
+        await first.keys.revoke("~gate")
+    with pytest.raises(NotFound, match="nothing was done"):
+        await first.isolation.isolate(["~gate"], stop_sending=True, stop_accepting=False, by=operator)
+    assert not first.stopped

@@ -60,7 +60,7 @@ async def _state(context: Context) -> dict[str, Any]:
             revoked = [
                 {"id": key.id, "name": key.name, "revoked_at": stamp(key.revoked_at)}
                 for key in await context.keys.all()
-                if key.revoked_at is not None
+                if key.has_ended
             ]
             heads = [{**msgspec.to_builtins(one), "at": stamp(one.at)} for one in await context.audit.heads()]
     return {

@@ -71,11 +71,14 @@ class KeyPost(Struct, forbid_unknown_fields=True):
 
 
 class KeyView(Struct):
+    """A key. One that is `replaced` is no good now, and has not ended: a start that has it at hand makes it good again."""
+
     id: str
     name: str
     scopes: list[Scope]
     created_at: str
     revoked_at: str | None
+    replaced: bool
 
 
 class NewKeyView(KeyView):

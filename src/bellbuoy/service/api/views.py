@@ -205,7 +205,8 @@ def api_key(one: ApiKey) -> dict[str, Any]:
         "name": one.name,
         "scopes": one.scopes,
         "created_at": stamp(one.created_at),
-        "revoked_at": stamp(one.revoked_at),
+        "revoked_at": stamp(one.revoked_at) if one.has_ended else None,
+        "replaced": one.replaced,
     }
 
 

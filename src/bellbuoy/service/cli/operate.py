@@ -21,7 +21,7 @@ modes_app = typer.Typer(help="Modes of working. Without a command: the list.")
 def keys_list(url: Url = None, key: Key = None, data_dir: DataDir = None, as_json: Json = False) -> None:
     """All keys, revoked ones too."""
     items = client_of(url, key, data_dir).get("/v1/keys")["items"]
-    show.rows(items, ("id", "name", "scopes", "created_at", "revoked_at"), as_json)
+    show.rows(items, ("id", "name", "scopes", "created_at", "revoked_at", "replaced"), as_json)
 
 
 @keys_app.command("create")
