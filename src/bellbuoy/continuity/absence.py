@@ -27,7 +27,7 @@ from bellbuoy.continuity.manifest import (
     Tip,
     began_at,
     changes_series,
-    ended_at,
+    ended_after,
     is_manifest,
     is_merged,
     is_tip,
@@ -190,7 +190,7 @@ def accounted(
     for series in () if keeps else loose:
         gathered.setdefault(series, Known(_start(series, before, loose, keeps=False), now))
     number = 1 + max((one.number for one in look.backups), default=0)
-    standing = _standing(look, keep, now)
+    standing = _standing(look, keep, now) | _standing_ended(look, keep, now, number, manifest.kind)
     return replace(manifest, number=number, standing=standing, gathered=gathered, absent=list(absent.values()))
 
 
@@ -208,15 +208,24 @@ def _standing(look: Look, keep: Keep, now: float) -> dict[str, float]:
     return promised(look, now) | {name: until for name, until in times.items() if until > now}
 
 
+def _standing_ended(look: Look, keep: Keep, now: float, number: int, kind: Kind) -> dict[str, float]:
+    """Until when keys that have ended have to be there: as long as a backup that may have them alive.
+
+    `number` and `kind` are those of the backup that is being taken.
+    """
+    ends = [(one.number, one.ended_at + _kept_days(one.kind, keep) * DAY_S) for one in look.backups]
+    ends.append((number, now + _kept_days(kind, keep) * DAY_S))
+    after = {name: ended for name in look.names if (ended := ended_after(name)) is not None}
+    times = {name: max((at for one, at in ends if one <= ended + 1), default=0.0) for name, ended in after.items()}
+    return {name: until for name, until in times.items() if until > now}
+
+
 def _until(name: str, keep: Keep, now: float) -> float:
     """Up to which epoch second an object has to be there by its name alone, 0 where that does not say so."""
     if name == OWNER:
         return now + keep.full_days * DAY_S
     if is_merged(name):
         return (sends_at(name) or 0.0) + _days(keep) * DAY_S
-    ended = ended_at(name)
-    if ended is not None:
-        return ended + min(keep.full_days, keep.incremental_days) * DAY_S
     folder, _, rest = name.partition("/")
     kind = next((kind for kind, of in FOLDERS.items() if of == folder), None)
     if kind is None or not is_manifest(name):

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from bellbuoy.clock import Clock
-from bellbuoy.continuity.manifest import ENDED, ended_at, ended_name
+from bellbuoy.continuity.manifest import ENDED, ended_after, ended_name
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, Damaged, NotFound
 from bellbuoy.model.operation import ApiKey
@@ -24,15 +23,13 @@ class EndedKeys:
     Args:
         keys: of the ledger.
         vault: the archive.
-        clock: for the time.
 
     Concurrency: whoever has the lock of the backups.
     """
 
-    def __init__(self, keys: KeyStore, vault: Vault, *, clock: Clock) -> None:
+    def __init__(self, keys: KeyStore, vault: Vault) -> None:
         self._keys = keys
         self._vault = vault
-        self._clock = clock
         self._known: set[bytes] | None = None
 
     async def ship(self) -> None:
@@ -41,7 +38,8 @@ class EndedKeys:
             self._known = {key.hash for key in await read_ended(self._vault, damaged=True)}
         fresh = [key for key in await self._keys.keys() if key.has_ended and key.hash and key.hash not in self._known]
         if fresh:
-            await self._vault.put(ended_name(self._clock.time(), fresh[0].hash), encode_ended(fresh))
+            newest = max((one.number for one in (await self._vault.backups()).backups), default=0)
+            await self._vault.put(ended_name(newest, fresh[0].hash), encode_ended(fresh))
             self._known |= {key.hash for key in fresh}
 
 
@@ -59,7 +57,7 @@ async def read_ended(vault: Vault, *, without: Sequence[str] = (), damaged: bool
     """
     found: list[ApiKey] = []
     for one in await vault.names(f"{ENDED}/"):
-        if ended_at(one.name) is None or one.name in without:
+        if ended_after(one.name) is None or one.name in without:
             continue
         try:
             found += decode_ended(await vault.get(one.name))
@@ -89,7 +87,9 @@ async def end_again(store: KeyStore, ended: Sequence[ApiKey]) -> int:
     """
     at = {key.hash: key.revoked_at for key in ended}
     there = await store.keys()
-    back = [replace(key, revoked_at=at[key.hash]) for key in there if not key.has_ended and key.hash in at]
+    back = [
+        replace(key, revoked_at=at[key.hash], replaced=False) for key in there if not key.has_ended and key.hash in at
+    ]
     ids, hashes = {key.id for key in there}, {key.hash for key in there}
     unknown = {key.hash: key for key in ended if key.hash not in hashes}
     aside = [replace(key, id=f"{key.id}-{key.hash.hex()[:12]}") if key.id in ids else key for key in unknown.values()]

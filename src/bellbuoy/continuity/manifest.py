@@ -7,7 +7,7 @@
     log/SOURCE/TIMELINE/AFTER-UPTO          changes that were shipped since then
     log/SOURCE/TIMELINE/tip                 up to which change and which second that is all there is
     sends/AT-OWNER-NUMBER                   what was sent
-    ended/AT-HASH                           API keys that have ended
+    ended/NUMBER-HASH                       API keys that have ended, as the newest backup was NUMBER
     pruned/UNTIL-AT                         what was deleted before the time that a manifest gives it
     owner                                   whose archive it is
 
@@ -17,6 +17,7 @@ An ID is the time at which the backup began and some chance, so names sort by ti
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from random import Random
@@ -300,16 +301,21 @@ def is_merged(name: str) -> bool:
     return name.startswith(f"{SENDS}/") and name.partition("-")[2].startswith(f"{MERGED}-")
 
 
-def ended_name(at: float, digest: bytes) -> str:
-    """Where keys are of which it was known at the epoch second `at` that they have ended; `digest` is that of one."""
-    return f"{ENDED}/{int(at * 1000):015}-{digest.hex()[:16]}"
+def ended_name(number: int, digest: bytes) -> str:
+    """Where keys are that have ended, told when the newest backup had that number; `digest` is that of one of them."""
+    return f"{ENDED}/{number:012}-{digest.hex()[:16]}"
 
 
-def ended_at(name: str) -> float | None:
-    """The epoch second of an object with keys that have ended, None for any other."""
+def ended_after(name: str) -> int | None:
+    """The number of the newest backup there was when those keys had ended, None for the name of any other object.
+
+    That and the next one may have been copied before. All later ones have those keys as ended.
+    """
     folder, _, rest = name.partition("/")
-    stamp = rest.partition("-")[0]
-    return int(stamp) / 1000 if folder == ENDED and stamp.isdecimal() else None
+    number, _, digest = rest.partition("-")
+    if folder != ENDED or not number.isdecimal() or not re.fullmatch("[0-9a-f]{16}", digest):
+        return None
+    return int(number)
 
 
 def pruned_name(until: float, at: float) -> str:

@@ -15,7 +15,7 @@ from bellbuoy.continuity.manifest import (
     Covered,
     Manifest,
     began_at,
-    ended_at,
+    ended_after,
     is_manifest,
     is_tip,
     manifest_name,
@@ -146,9 +146,9 @@ def _goes(name: str, backups: Sequence[Manifest], kept: set[str], keep: Keep, no
         backup_id = rest.partition("/")[0]
         began = began_at(backup_id)
         return backup_id not in kept and began is not None and began < now - UNFINISHED_S
-    ended = ended_at(name)
-    if ended is not None:  # Every backup from after that has those keys as ended.
-        return ended < min((one.began_at for one in backups if one.id in kept), default=0.0)
+    ended = ended_after(name)
+    if ended is not None:
+        return all(one.number > ended + 1 for one in backups if one.id in kept)
     sent = sends_at(name)
     if sent is not None:
         return sent < now - max(keep.full_days, keep.incremental_days) * DAY_S

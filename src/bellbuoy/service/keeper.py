@@ -93,7 +93,7 @@ class Keeper:
         self.backup = backup
         self.vault: Vault = backup.vault
         self._live = live
-        self._ended = EndedKeys(live, backup.vault, clock=clock) if live is not None else None
+        self._ended = EndedKeys(live, backup.vault) if live is not None else None
         self._rehearse = rehearse
         self._locks = locks
         self._control = control

@@ -14,10 +14,11 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.clock import Clock
+from bellbuoy.continuity.absence import Look, lost
 from bellbuoy.continuity.backup import Progress
 from bellbuoy.continuity.ended import end_again, read_ended
 from bellbuoy.continuity.look import look_at
-from bellbuoy.continuity.manifest import ended_at, sends_at
+from bellbuoy.continuity.manifest import ended_after, sends_at
 from bellbuoy.continuity.reconcile import Reconcile, Reconciled, gather
 from bellbuoy.continuity.restore import Restore, Restored
 from bellbuoy.continuity.survey import absent_sends
@@ -34,6 +35,8 @@ from bellbuoy.service.settings import Settings
 from bellbuoy.service.telemetry import ServiceTelemetry
 
 _TIMELINE = "timeline"
+LOCK, SCRATCH = "bellbuoy.lock", ".bellbuoy-restoring"
+"""What a restore makes in the directory for as long as it goes on. Anything else in it is somebody's."""
 
 LEASES_MAX = 1_000
 
@@ -52,7 +55,10 @@ class Report(Struct, frozen=True):
         checked: the books afterwards.
         rpo_s: seconds before this restore began of which it knows nothing.
         rto_s: seconds that all of it took.
-        absent_sends: parts of the send journal that are lost, or were left out; what they told may be sent again.
+        absent_sends: parts of the send journal that are lost or left out, and its directory when it is not there; so
+            what they told may be sent again.
+        absent_ended: objects with keys that have ended which are lost or left out; what only they told works again.
+        silent_targets: those that did not answer; what only they have is not in it.
         ended_keys: how many of its API keys had ended since that second, and have ended again.
     """
 
@@ -64,6 +70,8 @@ class Report(Struct, frozen=True):
     rpo_s: float
     rto_s: float
     absent_sends: list[str] = []
+    absent_ended: list[str] = []
+    silent_targets: list[str] = []
     ended_keys: int = 0
 
 
@@ -112,20 +120,22 @@ async def restore_into(
     began_at, began = clock.time(), clock.monotonic()
     _keep_apart(settings, to)
     _only_sends(without)
-    made = not to.exists()
+    made, locked = not to.exists(), (to / LOCK).exists()
     hold = _held(settings, to, force=force)
     destination = _destination(settings, to, database, force=force, clock=clock)
     try:
         vault = archive.open_vault(settings, clock=clock, telemetry=telemetry)
-        scratch = to / "scratch"
+        scratch = to / SCRATCH
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)  # Of one that was killed.
         restore = Restore(vault, scratch=scratch, clock=clock)
         plan = await restore.plan(at, backup=backup, accept_earlier=accept_earlier)
         # Before all that takes long, since a person has to choose when some of it cannot be read.
         since = min(plan.reached, began_at) - CLOCKS_APART_S
-        told = await gather(_sent(restore, archive.sends_of(settings), since, without, telemetry))
+        look = await look_at(vault)
+        _there(without, look)
+        local = _sends_dirs(settings, to)
+        told = await gather(_sent(restore, local, since, without, telemetry))
         ended = await read_ended(vault, without=without)
-        absent = [*absent_sends(await look_at(vault), began_at), *(one for one in without if sends_at(one) is not None)]
         restored = await restore.run(plan, destination.places, progress)
         timeline = uuid.uuid4().hex
         async with destination.opened() as (ledger, control):
@@ -137,25 +147,38 @@ async def restore_into(
         # The ledger last: a directory without one is as good as empty.
         for place in sorted(destination.places, key=lambda one: one.name == "ledger"):
             await place.finish(timeline)
-        made = False
+        made, locked = False, True
     finally:
         await destination.aclose()
-        await asyncio.to_thread(_tidy, to, made, destination)
+        await asyncio.to_thread(_tidy, to, made, locked, destination)
         if hold is not None:
             hold.close()
     rpo_s = max(0.0, began_at - plan.reached)
     rto_s = clock.monotonic() - began
-    return Report(destination.where, timeline, restored, reconciled, checked, rpo_s, rto_s, absent, ended_again)
+    return Report(
+        destination.where,
+        timeline,
+        restored,
+        reconciled,
+        checked,
+        rpo_s,
+        rto_s,
+        absent_sends=[*absent_sends(look, began_at), *filter(sends_at, without), *_missing_dir(settings, local)],
+        absent_ended=sorted({one for one in (*lost(look, began_at), *without) if ended_after(one) is not None}),
+        silent_targets=sorted(vault.targets.keys() - look.targets.keys()),
+        ended_keys=ended_again,
+    )
 
 
-def _tidy(to: Path, made: bool, destination: Destination) -> None:
+def _tidy(to: Path, made: bool, locked: bool, destination: Destination) -> None:
     """Leave nothing that is not whole; nor the directory, when it was made for what came to nothing."""
     destination.tidy()
     with contextlib.suppress(OSError):
-        (to / "scratch").rmdir()
-    if made:
-        with contextlib.suppress(OSError):
-            (to / "bellbuoy.lock").unlink(missing_ok=True)
+        (to / SCRATCH).rmdir()
+    with contextlib.suppress(OSError):
+        if not locked:
+            (to / LOCK).unlink(missing_ok=True)
+        if made:
             to.rmdir()
 
 
@@ -169,11 +192,32 @@ def _keep_apart(settings: Settings, to: Path) -> None:
 def _only_sends(without: Sequence[str]) -> None:
     """Refuse to leave out what a ledger cannot be restored without."""
     for name in without:
-        if sends_at(name) is None and ended_at(name) is None:
+        if sends_at(name) is None and ended_after(name) is None:
             raise ConfigurationError(
                 f"{name} is no object of the send journal, and tells of no keys",
                 hint="leave out names that begin with sends/ or ended/, and no others",
             )
+
+
+def _there(without: Sequence[str], look: Look) -> None:
+    """Refuse to leave out what is not there: the name is mistyped, and what was meant would be read."""
+    for name in without:
+        if name not in look.names:
+            raise ConfigurationError(
+                f"there is no object {name} to leave out", hint="bellbuoy backup verify names them"
+            )
+
+
+def _sends_dirs(settings: Settings, to: Path) -> list[Path]:
+    """Where what was sent may still be written down: as the settings say, and in the directory that is restored."""
+    dirs = dict.fromkeys([archive.sends_of(settings)])
+    if settings.backup.sends_dir is None and settings.ledger.embedded:
+        dirs[to / "sends"] = None
+    return [one for one in dirs if one.is_dir()]
+
+
+def _missing_dir(settings: Settings, there: Sequence[Path]) -> list[str]:
+    return [] if there else [f"what was sent after the last shipping, in {archive.sends_of(settings)},"]
 
 
 def _in_place(settings: Settings, to: Path, database: str | None) -> bool:
@@ -220,7 +264,7 @@ async def _reconciled(
 
 
 async def _sent(
-    restore: Restore, local: Path, since: float, without: Sequence[str], telemetry: ServiceTelemetry
+    restore: Restore, local: Sequence[Path], since: float, without: Sequence[str], telemetry: ServiceTelemetry
 ) -> AsyncIterator[Sequence[Sent]]:
     """What was sent since a second: what was shipped of the send journal, and all that is still in its directory.
 
@@ -228,14 +272,13 @@ async def _sent(
     """
     async for group in restore.sent_since(since, without=without):
         yield group
-    if not local.exists():
-        return
-    there = archive.open_sends(local, telemetry=telemetry)
-    try:
-        for batch in there.journal.batches():
-            yield await there.journal.read(batch)
-    finally:
-        there.close()
+    for folder in local:
+        there = archive.open_sends(folder, telemetry=telemetry)
+        try:
+            for batch in there.journal.batches():
+                yield await there.journal.read(batch)
+        finally:
+            there.close()
 
 
 async def _sign(control: ControlStore, began: Began, owner: str | None) -> None:

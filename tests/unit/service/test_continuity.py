@@ -17,18 +17,20 @@ from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.backup import decode_sends, silent
 from bellbuoy.continuity.restore import Missed, Restore
 from bellbuoy.continuity.turn import LEASE_S
+from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import verify_archive
-from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap
+from bellbuoy.errors import ConfigurationError, Conflict, Damaged, Gap, Unavailable
 from bellbuoy.model.delivery import Delivery, Record
 from bellbuoy.model.notification import Request
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.model.transitions import cancel
+from bellbuoy.ports.archive import Stored
 from bellbuoy.ports.ledger import Offer
 from bellbuoy.service import archive
 from bellbuoy.service.continuity import OUT_OF_TURN_MAX, OUT_OF_TURN_S, Continuity
 from bellbuoy.service.destination import Directory
 from bellbuoy.service.keeper import OWNER, build_keeper
-from bellbuoy.service.restoring import Report, restore_into
+from bellbuoy.service.restoring import SCRATCH, Report, restore_into
 from bellbuoy.service.settings import Settings, of_document
 from bellbuoy.service.telemetry import ServiceTelemetry
 
@@ -231,6 +233,37 @@ async def test_a_restore_says_what_of_the_send_journal_is_lost(process: Process,
     assert report.absent_sends == ["sends/one 2-2", left_out]
 
 
+async def test_a_restore_says_where_it_could_not_look(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.accept("n")
+    await process.step()
+    opened, given = archive.open_vault, settings(tmp_path)
+
+    class Away:
+        async def list(self, prefix: str) -> list[Stored]:
+            raise Unavailable("the target does not answer")
+
+        get = list
+
+    def with_another(*arguments: Any, **options: Any) -> Vault:
+        vault = opened(*arguments, **options)
+        vault.targets = {**vault.targets, "second": Away()}  # type: ignore[dict-item]
+        return vault
+
+    monkeypatch.setattr(archive, "open_vault", with_another)
+    how: dict[str, Any] = {"at": None, "backup": None, "force": True, "progress": silent}
+    how |= {"clock": process.clock, "telemetry": process.telemetry}
+    # What was sent is in the directory that is replaced, whatever directory the settings name.
+    given.data.dir.rename(tmp_path / "moved")
+    report = await restore_into(given, tmp_path / "side", **how)
+    assert report.silent_targets == ["second"]
+    (told,) = report.absent_sends
+    assert str(given.data.dir / "sends") in told
+    shutil.copytree(tmp_path / "moved" / "sends", tmp_path / "own" / "sends")
+    assert (await restore_into(given, tmp_path / "own", **how)).absent_sends == []
+
+
 async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Process, tmp_path: Path) -> None:
     await process.step()
     shutil.rmtree(tmp_path / "archive")
@@ -247,9 +280,10 @@ async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Proce
 async def test_a_restore_that_comes_to_nothing_leaves_nothing(process: Process, tmp_path: Path) -> None:
     await process.accept("n")
     await process.step()
-    left = tmp_path / "there" / "scratch" / "tmpx"
-    left.mkdir(parents=True)
-    (left / "bellbuoy.db").touch()
+    for folder in (SCRATCH, "scratch"):  # What one that was killed has left, and what is somebody's.
+        left = tmp_path / "there" / folder / "tmpx"
+        left.mkdir(parents=True)
+        (left / "bellbuoy.db").touch()
     later = process.clock.time() + HOUR_S
 
     async def restore(to: str, at: float | None, **options: Any) -> Report:
@@ -274,7 +308,7 @@ async def test_a_restore_that_comes_to_nothing_leaves_nothing(process: Process, 
         part.write_bytes(b"noise")
     with pytest.raises(Damaged):
         await restore("there", None)
-    assert [path.name for path in (tmp_path / "there").iterdir()] == ["bellbuoy.lock"]
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["scratch"]
 
 
 async def test_flags_short_of_the_second_asked_for_are_a_miss_unless_that_is_accepted(

@@ -121,10 +121,73 @@ async def test_what_is_lost_or_damaged_of_them_is_named(process: Process, tmp_pa
         await restored(process, tmp_path / "side", at=BEGAN + 1)
     assert f"--without {name}" in str(raised.value.hint)
     assert not (tmp_path / "side").exists()
+    with pytest.raises(ConfigurationError, match="there is no object"):
+        await restored(process, tmp_path / "side", at=BEGAN + 1, without=(f"ended/{0:012}-{name[-16:]}",))
     report = await restored(process, tmp_path / "side", at=BEGAN + 1, without=(name,))
-    assert (report.ended_keys, report.absent_sends) == (0, [])
+    assert (report.ended_keys, report.absent_sends, report.absent_ended) == (0, [], [name])
     path.unlink()
     assert name in (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad
+    assert (await restored(process, tmp_path / "again", at=BEGAN + 1)).absent_ended == [name]
+
+
+async def test_a_replaced_key_that_ended_stays_so_when_it_was_only_replaced_at_that_second(
+    process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = Keys(process.ledger, clock=process.clock)
+    for secret in ("the-first-key-of-24-characters", "the-second-key-of-24-characters"):
+        monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", secret)
+        await keys.bootstrap(tmp_path)
+    await process.step()
+    await process.clock.advance(60.0)
+    (aside,) = [key for key in await keys.all() if key.replaced]
+    await keys.revoke(aside.id)
+    await process.step()
+    assert (await restored(process, tmp_path / "side", at=BEGAN + 1)).ended_keys == 1
+    assert (await keys_of(tmp_path / "side", process.clock))[aside.id].has_ended
+    ledger = SqliteLedger(tmp_path / "side" / "bellbuoy.db", clock=process.clock)
+    monkeypatch.setenv("BELLBUOY_BOOTSTRAP_KEY", "the-first-key-of-24-characters")
+    with pytest.raises(ConfigurationError, match="has ended"):
+        await Keys(ledger, clock=process.clock).bootstrap(tmp_path)
+    await ledger.aclose()
+
+
+@pytest.mark.parametrize("back_s", [2 * 3600.0, 40 * DAY_S])
+async def test_a_clock_that_was_back_for_a_moment_forgets_no_end(
+    process: Process, tmp_path: Path, back_s: float
+) -> None:
+    keys = Keys(process.ledger, clock=process.clock)
+    key, _ = await keys.create("stolen", SCOPES)
+    await process.step()
+    await process.clock.advance(60.0)
+    process.clock.jump(-back_s)
+    await keys.revoke(key.id)
+    await process.step()
+    process.clock.jump(back_s)
+    await process.accept("n")
+    await process.loop.keeper.take("full")
+    await process.loop.keeper.prune()
+    await process.step()
+    assert len(ended(tmp_path)) == 1
+    await restored(process, tmp_path / "side", at=BEGAN + 1)
+    assert (await keys_of(tmp_path / "side", process.clock))[key.id].has_ended
+    assert (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad == {}
+
+
+async def test_they_are_missed_for_as_long_as_a_backup_has_them_alive(process: Process, tmp_path: Path) -> None:
+    keys = Keys(process.ledger, clock=process.clock)
+    key, _ = await keys.create("stolen", SCOPES)
+    await process.step()
+    await process.clock.advance(60.0)
+    await keys.revoke(key.id)
+    await process.step()
+    for day in range(29):
+        await process.accept(f"n{day}")
+        await process.step()
+        await process.clock.advance(DAY_S)
+    (path,) = ended(tmp_path)
+    path.unlink()
+    bad = (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad
+    assert f"ended/{path.name}" in bad
 
 
 async def test_a_process_that_starts_ships_what_the_archive_does_not_know(process: Process, tmp_path: Path) -> None:
@@ -152,8 +215,10 @@ async def test_they_go_with_the_oldest_backup_that_knew_them_alive(process: Proc
     await process.clock.advance(1.0)
     await keys.revoke(key.id)
     await process.step()
-    for day in range(33):
-        assert len(ended(tmp_path)) == (1 if day < 31 else 0), day
+    for day in range(35):
+        assert day > 30 or len(ended(tmp_path)) == 1
         await process.clock.advance(DAY_S)
         await process.accept(f"n{day}")
         await process.step()
+    assert ended(tmp_path) == []
+    assert (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad == {}

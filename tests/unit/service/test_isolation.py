@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -447,7 +448,7 @@ async def test_with_the_ledger_away_what_is_known_ends_and_sending_stops_whateve
     await first.keys.load()
     elsewhere, _ = await made.nodes[2].keys.create("made elsewhere just now", SCOPES)
     made.away(away=True)
-    how = {"stop_sending": True, "stop_accepting": False, "by": operator}
+    how: dict[str, Any] = {"stop_sending": True, "stop_accepting": False, "by": operator}
     assert await first.isolation.isolate([ended.id, stolen], **how) == [ended.id, stolen]
     assert first.stopped
     assert first.keys.find(secret) is None

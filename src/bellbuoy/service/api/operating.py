@@ -71,7 +71,7 @@ class KeyPost(Struct, forbid_unknown_fields=True):
 
 
 class KeyView(Struct):
-    """A key. One that is `replaced` is no good now, and has not ended: a start that has it at hand makes it good again."""
+    """A key. A `replaced` one is no good now, and has not ended: a start that has it at hand makes it good again."""
 
     id: str
     name: str

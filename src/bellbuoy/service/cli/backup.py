@@ -79,10 +79,19 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
     sys.exit(1 if listed.damaged else 0)
 
 
+def _directory(text: str) -> Path:
+    if not text.strip():
+        raise typer.BadParameter("it names no directory; is a variable not set?")
+    return Path(text)
+
+
 @backup_app.command("restore")
 def backup_restore(
     to: Annotated[
-        Path | None, typer.Option("--to", help="The data directory to restore; empty, or not there yet.")
+        Path | None,
+        typer.Option(
+            "--to", metavar="PATH", parser=_directory, help="The data directory to restore, without a ledger in it."
+        ),
     ] = None,
     to_database: Annotated[
         str | None,
@@ -239,8 +248,12 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
             "a backup holds no key itself, only its hash: keys that somebody still has work; for another, put the old "
             "bootstrap.key into the directory, or start the service with a new BELLBUOY_BOOTSTRAP_KEY"
         )
+    for one in report.silent_targets:
+        output.err.print(f"the target {one} did not answer: what only it has is not in this restore", markup=False)
     for one in report.absent_sends:
         output.err.print(f"{one} is not known: what it told of sends may be sent again", markup=False)
+    for one in report.absent_ended:
+        output.err.print(f"{one} is not known: keys of which only it tells that they ended work again", markup=False)
     if as_json:
         output.show_json(msgspec.to_builtins(report))
         return
