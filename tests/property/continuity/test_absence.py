@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from bellbuoy.adapters.objectstore import Objects
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.absence import SILENT_S
 from bellbuoy.continuity.backup import Backup, decode_sends, encode_sends
+from bellbuoy.continuity.ended import EndedKeys, read_ended
 from bellbuoy.continuity.manifest import SENDS, sends_name, sends_of
 from bellbuoy.continuity.restore import Missed, Restore
 from bellbuoy.continuity.retention import DAY_S, Keep
@@ -27,6 +29,7 @@ from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import verify_archive
 from bellbuoy.errors import Damaged, NotFound
 from bellbuoy.model.delivery import Delivery
+from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.archive import Change, Changes, Snapshot
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service.destination import Destination
@@ -35,7 +38,8 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 
 KEEPS = st.builds(Keep, full_days=st.floats(0.5, 40), incremental_days=st.floats(0.5, 40))
 STEPS = st.one_of(
-    st.sampled_from(["write", "write", "write", "send", "send", "incremental", "incremental", "full", "renew"]), KEEPS
+    st.sampled_from(["write", "write", "write", "send", "send", "incremental", "incremental", "full", "renew", "end"]),
+    KEEPS,
 )
 HISTORIES = st.lists(st.tuples(STEPS, st.floats(0.01, 60)), max_size=25)
 
@@ -89,6 +93,16 @@ class Counted:
         """It is looked at as it is."""
 
 
+class Ends:
+    """Keys of which one after the other ends. Implements what is asked of a `bellbuoy.ports.ledger.KeyStore`."""
+
+    def __init__(self) -> None:
+        self.ended: list[ApiKey] = []
+
+    async def keys(self) -> list[ApiKey]:
+        return self.ended
+
+
 class Life:
     """An archive, and whoever writes to it as the service does."""
 
@@ -101,6 +115,8 @@ class Life:
         self.vault = Vault({"one": self.store}, KeyRing({}), clock=self.clock, telemetry=self.telemetry)
         self.source = Counter(self.clock)
         self.rng = Random(1)
+        self.ends = Ends()
+        self.alive_in: dict[bytes, set[str]] = {}  # Of each key that has ended the backups from before that.
         self.series, self.sent, self.sent_at = 0, 0, 0.0
         self.seconds: list[float] = []
         self.written = Keep()  # The settings of the newest backup.
@@ -147,6 +163,11 @@ class Life:
             await self.vault.put(sends_name(now, f"1-one.{self.series}", self.sent), encode_sends([sent]))
         elif step == "write":
             self.source.change()
+        elif step == "end":
+            digest = sha256(str(len(self.ends.ended)).encode()).digest()
+            self.ends.ended.append(ApiKey(digest.hex(), "k", "t", (), digest, 1.0, self.clock.time()))
+            await EndedKeys(self.ends, self.vault).ship()  # type: ignore[arg-type]
+            self.alive_in[digest] = {one.id for one in (await self.vault.backups()).backups}
         ready = await self.keeper.backup.ship()
         self.seconds.append(self.clock.time())
         await self.clock.advance(1)
@@ -159,6 +180,12 @@ class Life:
 
     async def bad(self) -> dict[str, str]:
         return (await verify_archive(self.vault, clock=self.clock)).bad
+
+    async def forgotten(self) -> set[bytes]:
+        """Keys that a restore of some backup would bring back."""
+        there = {one.id for one in (await self.vault.backups()).backups}
+        known = {key.hash for key in await read_ended(self.vault)}
+        return {digest for digest, ids in self.alive_in.items() if ids & there and digest not in known}
 
     async def restored(self) -> dict[float, int]:
         """The state of each second that is promised, as far as it can be restored."""
@@ -189,6 +216,7 @@ def test_nothing_looks_lost_that_is_not(history: list[tuple[str | Keep, float]])
         for step, hours in history:
             await life.live(step, hours)
             assert await life.bad() == {}, (step, hours)
+            assert await life.forgotten() == set(), (step, hours)
 
     with TemporaryDirectory() as folder:
         asyncio.run(run(Path(folder)))
