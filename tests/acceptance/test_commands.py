@@ -176,10 +176,11 @@ def test_a_first_start_makes_a_key_that_only_its_owner_can_read(tmp_path: Path) 
 def test_a_command_finds_the_service_of_a_data_directory_on_whatever_port(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLBUOY_")}
     command = [sys.executable, "-m", "bellbuoy", "audit", "--json", "--data-dir", str(tmp_path / "data")]
-    with Server(tmp_path / "data", no_key=True):
+    with Server(tmp_path / "data", no_key=True) as server:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=True)
         assert json.loads(done.stdout)["accepted"] == 0
-        assert (tmp_path / "data" / "url").stat().st_mode & 0o777 == 0o600
+        server.stop()
+        assert not list((tmp_path / "data").glob("url-*"))
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert (done.returncode, "is it running?" in done.stderr) == (1, True)
 

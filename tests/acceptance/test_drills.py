@@ -56,11 +56,35 @@ def test_a_stack_that_runs_is_drilled_when_its_name_was_typed_and_only_by_its_sw
         assert all(one["state"] == "closed" for one in server.get("/v1/breakers")["items"])
         wrong = run("run", "sms_isolated", "--url", server.url, "--key", "wrong", "--confirm", name, *data)
         assert (wrong.returncode, "does not take the key" in wrong.stderr) == (2, True)
-        # What an operator has pinned stays so.
+        # What an operator has switched stays so, and is not waited for.
+        assert server.call("POST", "/v1/breakers/sms", {"action": "isolate"}).status == 200
+        refused = run("run", "fcm_outage", *named, "--confirm", name)
+        assert (refused.returncode, "bellbuoy breakers set sms close" in refused.stderr) == (2, True), refused
+        assert server.call("POST", "/v1/breakers/sms", {"action": "close"}).status == 200
+        assert server.call("PUT", "/v1/modes/aggressive_caching", {"pinned": True}).status == 200
+        refused = run("run", "fcm_outage", *named, "--confirm", name)
+        assert (refused.returncode, "bellbuoy modes pin aggressive_caching" in refused.stderr) == (2, True), refused
         assert server.call("PUT", "/v1/modes/aggressive_caching", {"pinned": False}).status == 200
         refused = run("run", "mode_pinned", *named, "--confirm", name)
         assert (refused.returncode, "somebody has pinned" in refused.stderr) == (2, True), refused
         assert {m["name"]: m["pinned"] for m in server.get("/v1/modes")["items"]}["aggressive_caching"] is False
+
+
+def test_a_stack_of_several_processes_is_drilled_by_the_control_that_is_its_own(tmp_path: Path) -> None:
+    several = ("serve", "--sandbox", "--port", "0", "--workers", "2")
+    with Server(tmp_path / "live", env=dict(SOON), arguments=several) as server, Server(tmp_path / "other") as other:
+        name, data = urlsplit(server.url).netloc, ("--data-dir", str(tmp_path / "records"))
+        named = ("run", "fcm_outage", "--url", server.url, "--key", KEY, "--confirm", name, *data)
+        refused = run(*named)
+        assert (refused.returncode, "--control" in refused.stderr) == (2, True), refused
+        refused = run(*named, "--control", other.control)
+        assert (refused.returncode, "does not arrive" in refused.stderr) == (2, True), refused
+        refused = run(*named, "--control", "nowhere")
+        assert (refused.returncode, "no control that answers" in refused.stderr) == (2, True), refused
+        done = run(*named, "--control", f"{server.control}/_control")
+        assert done.returncode == 0, (done.stdout, done.stderr)
+    refused = run("run", "fcm_outage", "--control", server.control, *data)
+    assert (refused.returncode, "--url" in refused.stderr) == (2, True), refused
 
 
 def test_an_interrupt_undoes_the_fault_first(tmp_path: Path) -> None:

@@ -222,6 +222,9 @@ def test_from_the_theft_to_the_letter(tmp_path: Path) -> None:
         notify = ("breach", "notify", "--scope", str(scope), "--title", "About your data", "--body", "Somebody read it")
         run(server, *notify, *here, status=1)
         assert json.loads(run(server, *notify, "--dry-run", "--json", *here))["users"] == 2
+        run(server, "breach", "isolate", "--stop-accepting", *here)
+        refused = CliRunner().invoke(app, [*notify, "--allow", "--url", server.url, "--key", KEY, *here])
+        assert "accepting is stopped" in str(refused.exception), "it is said at once, and nothing is tried"
         run(server, "breach", "lift", *here)
         for _ in range(2):
             assert json.loads(run(server, *notify, "--json", *here))["accepted"] == 2

@@ -282,18 +282,18 @@ async def _serve(
         )
     )
     host, port = listener.getsockname()[:2]
-    address.note(parts.settings.data.dir, host, port)
-    announce(f"Bellbuoy         {address.url_of(host, port)}")
-    running = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
-    sweeping = asyncio.create_task(sweep(server.server_state.connections), name="sweep")
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        server.should_exit = True
-        await running
-        raise
-    finally:
-        sweeping.cancel()
+    with address.noted(parts.settings.data.dir, host, port):
+        announce(f"Bellbuoy         {address.url_of(host, port)}")
+        running = asyncio.create_task(server.serve(sockets=[listener]), name="uvicorn")
+        sweeping = asyncio.create_task(sweep(server.server_state.connections), name="sweep")
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await running
+            raise
+        finally:
+            sweeping.cancel()
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -121,8 +121,11 @@ def load(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] 
 
 
 def with_overrides(settings: Settings, overrides: Mapping[str, Mapping[str, Any]]) -> Settings:
-    """The same settings with some sections' keys replaced, whatever the environment says."""
-    return of_document(_merged(settings.model_dump(by_alias=True), overrides))
+    """The same settings with some sections' keys replaced, whatever the environment says.
+
+    What nobody set stays so, for whoever asks (`model_fields_set` of a section).
+    """
+    return of_document(_merged(settings.model_dump(by_alias=True, exclude_unset=True), overrides))
 
 
 def document_of(settings: Settings) -> dict[str, Any]:
@@ -132,9 +135,10 @@ def document_of(settings: Settings) -> dict[str, Any]:
 
 
 def of_document(document: Mapping[str, Any]) -> Settings:
-    """The settings that `document_of` gave, whatever the environment says."""
+    """The settings of what `document_of` gave, or of a part of it, whatever the environment says."""
+    fields = Settings.model_fields.items()
     return Settings.model_construct(
-        **{name: field.annotation.model_validate(document[name]) for name, field in Settings.model_fields.items()}  # type: ignore[union-attr]
+        **{name: field.annotation.model_validate(document.get(name, {})) for name, field in fields}  # type: ignore[union-attr]
     )
 
 

@@ -242,3 +242,25 @@ def test_an_archive_has_each_file_once_and_in_order(here: Path, capsys: pytest.C
             evidence.verify(other, data_dir=here, as_json=True)
         (finding,) = json.loads(capsys.readouterr().out)["findings"]
         assert what in finding["what"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "",
+        "[]",
+        '{"id": "x"}',
+        '{"id": "x", "users": "abc"}',
+        '{"id": "x", "users": null}',
+        '{"id": "x", "users": ["ann"]}',
+        '{"id": 1, "users": {}}',
+        '{"id": "x\\ny", "users": {}}',
+        '{"id": "x", "users": {}, "verified": "no"}',
+    ],
+)
+def test_nobody_is_told_of_what_is_no_scope(tmp_path: Path, document: str) -> None:
+    path = tmp_path / "scope.json"
+    path.write_text(document)
+    with pytest.raises(ConfigurationError, match="is no scope") as raised:
+        breach.notify(scope=path, title="T", body="B", url=NOBODY, key="key")
+    assert "breach scope" in str(raised.value.hint)

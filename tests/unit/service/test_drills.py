@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,19 @@ def test_a_record_comes_back_as_it_was_and_what_cannot_be_read_is_named(tmp_path
     assert path.stat().st_mode & 0o777 == 0o600
     (path.parent / "torn.json").write_text('{"drill": "fcm_')
     assert records.all() == Kept([first, second], ["torn.json"])
+
+
+def test_what_only_has_the_name_of_a_record_is_named_and_waits_for_nobody(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    sound = records.add(report())
+    folder = sound.parent
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    (folder / "link.json").symlink_to(sound)
+    assert records.all() == Kept([report()], ["folder.json", "link.json", "pipe.json"])
+    for name in ("since", "since.new"):
+        os.mkfifo(folder / name)
+    assert [records.since(now) for now in (5.0, 6.0)] == [5.0, 5.0]
 
 
 def overdue(telemetry: ServiceTelemetry) -> dict[str, float]:

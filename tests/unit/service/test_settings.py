@@ -102,6 +102,7 @@ def test_overrides_keep_the_rest_and_secrets() -> None:
     assert settings.providers.sms.auth_token.get_secret_value() == "s3cret"
     assert "s3cret" not in repr(settings)
     again = with_overrides(settings, {"server": {"port": 9}})
+    assert again.server.model_fields_set == {"port"}, "what nobody set stays so"
     assert again.providers.sms.auth_token is not None
     assert again.providers.sms.auth_token.get_secret_value() == "s3cret"
 

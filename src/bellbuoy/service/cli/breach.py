@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
+from msgspec import Meta, Struct
 
 from bellbuoy.errors import BellbuoyError, ConfigurationError
 from bellbuoy.model.delivery import PENDING
 from bellbuoy.service.cli import evidence, output
 from bellbuoy.service.cli.client import ApiError, Client
 from bellbuoy.service.cli.options import DataDir, Json, Key, Url, client_of
+
+
+class _Told(Struct, frozen=True):
+    """What is read of a scope, which has more; its id goes into a header."""
+
+    id: Annotated[str, Meta(pattern="^[!-~]{1,100}$")]
+    users: dict[str, Any]
+    verified: bool | None = None
+
 
 breach_app = typer.Typer(help="What to do about a breach. Without a command: how the service is isolated.")
 breach_app.command("verify")(evidence.verify)
@@ -103,9 +113,8 @@ def notify(
             f"{', '.join(sorted(unknown))} is not in the scope", hint=f"give ids that are in {scope}"
         )
     users = [user for user in users if not only or user in only]
-    state = client.get("/v1/breach")
-    if (state["sending_stopped"] or state["accepting_stopped"]) and not (allow or dry_run):
-        raise BellbuoyError("the service is isolated", hint="bellbuoy breach lift first, or give --allow")
+    if not dry_run:
+        _check_open(client.get("/v1/breach"), allow=allow)
     message = {
         "content": {"title": title, "body": body},
         "priority": "high",
@@ -130,6 +139,14 @@ def notify(
             print("accepted is not told: repeat this with --wait 300 to see who was reached")
     if refused or not_reached:
         raise typer.Exit(1)
+
+
+def _check_open(state: dict[str, Any], *, allow: bool) -> None:
+    """Raise where the service would take no message, or with no `allow` would keep it until it is lifted."""
+    if state["accepting_stopped"]:
+        raise BellbuoyError("accepting is stopped, so nobody can be told", hint="bellbuoy breach lift first")
+    if state["sending_stopped"] and not allow:
+        raise BellbuoyError("sending is stopped", hint="bellbuoy breach lift first, or give --allow")
 
 
 def _tell(
@@ -172,14 +189,14 @@ def _once(scope_id: str, user: str, channels: Sequence[str]) -> str:
 
 def _scope(path: Path) -> tuple[str, list[str]]:
     try:
-        document = json.loads(path.read_bytes())
-        if document.get("verified") is False:
-            output.err.print("the audit log that this scope was read from did not verify: it may name too few users")
-        return str(document["id"]), [str(user) for user in document["users"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        scope = msgspec.json.decode(path.read_bytes(), type=_Told)
+    except (OSError, msgspec.MsgspecError) as error:
         raise ConfigurationError(
-            f"{path} is no scope", hint="bellbuoy breach scope --key-id ID --json > scope.json"
+            f"{path} is no scope: {error}", hint="bellbuoy breach scope --key-id ID --json > scope.json"
         ) from None
+    if scope.verified is False:
+        output.err.print("the audit log that this scope was read from did not verify: it may name too few users")
+    return scope.id, list(scope.users)
 
 
 def _show(state: dict[str, Any], as_json: bool) -> None:

@@ -46,7 +46,11 @@ class Client:
     """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 60.0) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise ConfigurationError(f"{url} is no URL: {error}", hint="for example http://127.0.0.1:8470") from None
         if parts.scheme not in ("http", "https") or (parts.scheme == "http" and not is_loopback(parts.hostname or "")):
             raise ConfigurationError(f"{url} would send the key in the clear", hint="use https, or http on loopback")
         self.url = url.rstrip("/")
@@ -151,16 +155,18 @@ def path_of(*parts: str) -> str:
 
 
 def connect(settings: Settings, url: str | None, key: str | None) -> Client:
-    """A client for the service: what was given, else the environment, else where the service of the data directory said
-    that it listens, else where the settings say so.
+    """A client for the service: what was given, else the environment, else an address that somebody set, else where a
+    service of the data directory listens, else the address of the settings.
 
     Raises:
-        ConfigurationError: there is no key to be found.
+        ConfigurationError: there is no key to be found, or it would go to an address that cannot be.
     """
-    url = url or os.environ.get("BELLBUOY_URL") or address.noted(settings.data.dir)
-    if url is None:
-        url = address.near_url_of(settings.server.host, settings.server.port)
-    return Client(url, key_of(settings, key))
+    url = url or os.environ.get("BELLBUOY_URL")
+    server = settings.server
+    # Port 0 is whichever is free, and says of no service where it is.
+    if not url and (not server.model_fields_set & {"host", "port"} or server.port == 0):
+        url = address.found(settings.data.dir)
+    return Client(url or address.near_url_of(server.host, server.port), key_of(settings, key))
 
 
 def key_of(settings: Settings, key: str | None) -> str:

@@ -73,6 +73,9 @@ def drill_run(
     url: Annotated[str | None, typer.Option("--url", help="Drill a stack that runs already.")] = None,
     key: Key = None,
     confirm: Annotated[str, typer.Option("--confirm", metavar="HOST:PORT", help="Its name, typed by you.")] = "",
+    control: Annotated[
+        str | None, typer.Option("--control", metavar="URL", help="Its sandbox's, if not on the port of --url.")
+    ] = None,
     mongodb_uri: Annotated[
         str | None, typer.Option("--mongodb-uri", help="A MongoDB for drills of a cluster; else one is started.")
     ] = None,
@@ -108,6 +111,7 @@ def drill_run(
         url=url,
         key=key_of(settings, key) if url is not None else "",
         confirmed=confirm,
+        control=control,
         keep=keep,
     )
     reports: list[DrillReport] = []

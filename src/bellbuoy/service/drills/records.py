@@ -12,9 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from bellbuoy.continuity.drill import DrillReport
+from bellbuoy.service.files import opened
 
 KEPT_MAX = 1_000
 """Records that are kept; the oldest go first."""
+RECORD_BYTES_MAX = 16 * 1024 * 1024
+"""What is longer is no record: that of an hour, the longest that a drill lasts, has some 2 MB."""
 _decoder = msgspec.json.Decoder(DrillReport)
 
 
@@ -40,20 +43,17 @@ class Records:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(report.started_at))
         path = self._folder / f"{at}-{report.drill}-{os.getpid()}.json"
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
-        temporary.chmod(0o600)
-        temporary.rename(path)
+        _write(path, msgspec.json.format(msgspec.json.encode(report), indent=1))
         for old in self._files()[:-KEPT_MAX]:
             old.unlink(missing_ok=True)
         return path
 
     def all(self) -> Kept:
-        """Every record there is. One of another version cannot be read either."""
+        """Every record there is. One of another version cannot be read either, and what is no regular file is not."""
         kept = Kept([], [])
         for path in self._files():
             try:
-                kept.reports.append(_decoder.decode(path.read_bytes()))
+                kept.reports.append(_decoder.decode(_read(path)))
             except (OSError, msgspec.MsgspecError):
                 kept.unreadable.append(path.name)
         return kept
@@ -66,14 +66,29 @@ class Records:
         """
         path = self._folder / "since"
         try:
-            return float(path.read_text())
+            return float(_read(path))
         except (OSError, ValueError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_text(f"{now:.3f}\n")
+            _write(path, f"{now:.3f}\n".encode())
             return now
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*.json"))
+
+
+def _read(path: Path) -> bytes:
+    with opened(path) as file:
+        return file.read(RECORD_BYTES_MAX)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put a file that only its owner can read in the place of whatever has its name."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        file.write(data)
+    temporary.chmod(0o600)
+    temporary.rename(path)
 
 
 def who() -> str:

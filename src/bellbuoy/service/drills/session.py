@@ -72,6 +72,7 @@ class Plan:
         small_disk: a directory on a file system with little room; None mounts one.
         url, key, confirmed: a stack that runs already, its key, and its name as the operator typed it; None for a stack
             of our own.
+        control: URL of that one's sandbox; None where the service has it on its own port.
         keep: where the stacks' data goes and stays; None for a folder that is removed.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     url: str | None = None
     key: str = ""
     confirmed: str = ""
+    control: str | None = None
     keep: Path | None = None
 
     @property
@@ -141,6 +143,8 @@ INTERRUPTED = "it was interrupted"
 
 def _check_named(drills: Sequence[Drill], plan: Plan) -> None:
     if plan.url is None:
+        if plan.control is not None:
+            raise CannotRun("a control is that of a stack that runs already", hint="name it: --url")
         return
     for drill in drills:
         if not drill.named:
@@ -202,7 +206,8 @@ class _Session:
         plan, folder = self._plan, self._folder / f"{drill.stack}-{self._count}"
         env = {} if plan.long else dict(SOON)
         if plan.url is not None:
-            return NamedStack(folder, url=plan.url, key=plan.key, confirmed=plan.confirmed)
+            control = plan.control or ""
+            return NamedStack(folder, url=plan.url, key=plan.key, confirmed=plan.confirmed, control=control)
         if drill.stack in CLUSTERS:
             return CLUSTERS[drill.stack](folder, env, plan.command, mongodb_uri=plan.mongodb_uri)
         if drill.stack in SMALL:
