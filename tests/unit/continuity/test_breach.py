@@ -166,7 +166,7 @@ async def test_what_the_log_forgot_is_believed_when_a_head_shows_it_and_not_befo
         await log.append([entry(n)])
         heads.append(log.head)
         clock.jump(86_400.0)
-    assert await log.prune(clock.time() - 2.5 * 86_400.0) == 1
+    assert await log.forget(await log.older(clock.time() - 2.5 * 86_400.0)) == 1
     await log.aclose()
     left = files(contents(tmp_path / "0"))
     assert chains.check(left, [*heads, log.head]).findings == []

@@ -15,7 +15,7 @@ from bellbuoy.adapters.evidence import FileSigner
 from bellbuoy.continuity.breach.evidence import seal_evidence
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import breach, evidence
-from tests.support.audit import anew, contents, files, litter, written
+from tests.support.audit import anew, contents, files, forget, litter, written
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -81,6 +81,24 @@ def test_a_log_that_was_compared_with_a_head_is_as_it_was_written(
     assert "as it was written" in capsys.readouterr().out
     evidence.verify(here / "own.tar", data_dir=here, url=NOBODY)
     assert "as it was sealed" in capsys.readouterr().out
+
+
+def test_that_a_log_has_forgotten_is_said_with_who_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    up_to = forget(here / "audit" / "0", 1_800_000_100.0)
+    evidence.verify(data_dir=here, url=NOBODY)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert f"entries 1 to {up_to} were forgotten" in said
+    assert "only the log itself says so" in said
+    evidence.make(out=here / "after.tar", data_dir=here, url=NOBODY)
+    evidence.verify(against=here / "after.tar", data_dir=here, url=NOBODY)
+    assert "as it was written, but for what only the log itself says" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(typer.Exit):
+        evidence.verify(against=here / "own.tar", data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert "no recorded head shows" in document["findings"][0]["what"]
+    assert document["chains"][0]["forgotten"]["shown"] is False
 
 
 def test_an_archive_of_a_log_that_was_edited_before_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bellbuoy.continuity.breach.chains import Checked
+from bellbuoy.continuity.breach.chains import Chain, Checked
 from bellbuoy.continuity.breach.scope import Scope
 from bellbuoy.model.audit import Entry
 
@@ -98,6 +98,7 @@ def markdown(report: Report) -> str:
     )
     lines.append(f"Read: {read or 'nothing'}.")
     lines += [f"- {one.place}: {one.what}" for one in checked.findings]
+    lines += [f"- {one}" for one in forgotten(checked.chains)]
     if not checked.findings:
         lines.append(f"{', '.join(checked.alone)}: {_NO_HEAD}" if checked.alone else "It is as it was written.")
     lines += ["", "## Scope", ""]
@@ -116,10 +117,28 @@ def markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def forgotten(chains: Sequence[Chain]) -> list[str]:
+    """What the chains say that they have forgotten, and who says so, a line each."""
+    lines = []
+    for chain in chains:
+        if chain.forgotten is not None:
+            gone = chain.forgotten
+            by = "the service has recorded that" if gone.shown else "only the log itself says so"
+            lines.append(
+                f"{chain.folder}: entries 1 to {gone.up_to} were forgotten at {_stamp(gone.at)}, when each was at "
+                f"least {gone.age_s / 86_400.0:.1f} days old: {by}"
+            )
+    return lines
+
+
 def _stamp(epoch_s: float | None) -> str:
     if epoch_s is None:
         return "any time"
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        when = datetime.fromtimestamp(epoch_s, UTC)
+    except (ValueError, OverflowError):  # An entry that somebody made up may have any number.
+        return f"{epoch_s:g} s"
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _cell(text: str) -> str:

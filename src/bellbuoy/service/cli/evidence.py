@@ -83,12 +83,18 @@ def verify(
     document |= {"elsewhere": msgspec.to_builtins(elsewhere), "missing": service.missing}
     if not as_json:
         _missing(service)
+        for line in reporting.forgotten(checked.chains):
+            output.out.print(line, markup=False)
         if elsewhere:
             others = sorted({f"{one.chain} ({one.where})" for one in elsewhere})
             print(f"recorded, and not in this data directory: {', '.join(others)}")
         if checked.alone and not checked.findings:
             print(f"{', '.join(checked.alone)}: {_NO_HEAD}")
-    _tell(document, checked.findings, as_json, sound="" if checked.alone else "as it was written")
+    whole = all(one.forgotten is None or one.forgotten.shown for one in checked.chains)
+    sound = (
+        "as it was written" if whole else "as it was written, but for what only the log itself says it has forgotten"
+    )
+    _tell(document, checked.findings, as_json, sound="" if checked.alone else sound)
 
 
 def make(
@@ -170,6 +176,8 @@ def scope(
         checked = _checked(files, heads)
         found = _scope(files, checked, key_id, since, until)
     findings += [one for one in checked.findings if one not in findings]
+    for line in reporting.forgotten(checked.chains):
+        output.err.print(line, markup=False)
     if key_id is not None and not found.actions and not found.refused:
         output.err.print(f"the log has nothing of a key {key_id}; `bellbuoy keys list` has the IDs", markup=False)
     if as_json:
@@ -293,7 +301,7 @@ def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tup
 
     here, known = where_of(data_dir), chains.ids(files)
     heads = [
-        Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"])
+        Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"], one.get("forgotten"))
         for one in (state or {"heads": []})["heads"]
     ]
     ours = [one for one in heads if one.chain in known or one.where == here]
