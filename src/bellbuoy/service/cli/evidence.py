@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -71,14 +71,14 @@ def verify(
                 _findings(found.manifest.findings, "when it was sealed: ")
         _tell(document, found.findings, as_json, sound="as it was sealed")
         return
-    service, files = Service(url, key, data_dir), segments(folder)
-    heads, elsewhere = _recorded(service.get("heads", "/v1/breach"), folder, files)
+    service, more = Service(url, key, data_dir), list[Head]()
     if against is not None:
         sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
         if sealed.findings or sealed.manifest is None:
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
-        heads += sealed.manifest.known
-    checked = _checked(files, heads)
+        more = sealed.manifest.known
+    log = _read(service, "heads", folder, more)
+    checked, elsewhere = log.checked, log.elsewhere
     document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads, "alone": checked.alone}
     document |= {"elsewhere": msgspec.to_builtins(elsewhere), "missing": service.missing}
     if not as_json:
@@ -108,16 +108,18 @@ def make(
     from bellbuoy.service.stores import evidence_key, where_of
 
     folder = settings_of(None, data_dir).data.dir
-    files = segments(folder)
+    segments(folder)  # Whoever has no log is told so before anybody is asked.
     service = Service(url, key, data_dir)
     documents = _documents(service)
-    heads, _ = _recorded(documents.get("state.json"), folder, files)
+    log = _read(service, "state", folder)
+    if log.state is not None:
+        documents["state.json"] = log.state
     signer = evidence_key(folder)
     manifest = sealing.seal_evidence(
         out,
-        segments=files,
+        segments=log.files,
         documents={name: json.dumps(one, indent=2, ensure_ascii=False).encode() for name, one in documents.items()},
-        heads=heads,
+        heads=log.heads,
         signer=signer,
         made_at=str(stamp(time.time())),
         where=where_of(folder),
@@ -170,10 +172,12 @@ def scope(
         files: Files = {name: opened for one in sealed for name, opened in one.items()}
         if not archives:
             folder = settings_of(None, data_dir).data.dir
-            files, service = segments(folder), Service(url, key, data_dir)
-            heads, _ = _recorded(service.get("heads", "/v1/breach"), folder, files)
+            service = Service(url, key, data_dir)
+            log = _read(service, "heads", folder)
+            files, checked = log.files, log.checked
             _missing(service)
-        checked = _checked(files, heads)
+        else:
+            checked = chains.check(files, heads)
         found = _scope(files, checked, key_id, since, until)
     findings += [one for one in checked.findings if one not in findings]
     for line in reporting.forgotten(checked.chains):
@@ -206,10 +210,9 @@ def report(
 ) -> None:
     """Timeline, scope and what was done, as Markdown or JSON."""
     folder = settings_of(None, data_dir).data.dir
-    files, service = segments(folder), Service(url, key, data_dir)
-    state = service.get("state", "/v1/breach")
-    heads, _ = _recorded(state, folder, files)
-    checked = _checked(files, heads)
+    service = Service(url, key, data_dir)
+    log = _read(service, "state", folder)
+    files, checked, state = log.files, log.checked, log.state
     lines = reporting.acts(chains.entries(files, checked.apart))
     lines += _incidents((service.get("incidents", "/v1/incidents", limit=1000) or {"items": []})["items"])
     lines += _changes((service.get("changes", "/v1/changes", limit=1000) or {"items": []})["items"])
@@ -221,8 +224,8 @@ def report(
         return
     timeline = [{"at": stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
     document = {"made_at": stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
-    log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
-    document |= {"scope": _scope_document(made.scope), "audit_log": log, "missing": service.missing}
+    audit_log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
+    document |= {"scope": _scope_document(made.scope), "audit_log": audit_log, "missing": service.missing}
     output.show_json(document)
 
 
@@ -253,13 +256,34 @@ def _opens(path: Path) -> Callable[[], IO[bytes]]:
     return open_it
 
 
-def _checked(files: Files, heads: list[Head]) -> Checked:
-    """The log as it is; once more where something is wrong, since a line may be written at this moment."""
-    checked = chains.check(files, heads)
-    if checked.findings:
+class _Log(NamedTuple):
+    """The log of a data directory, and what the service says of it: `state`, None where it does not answer."""
+
+    state: dict[str, Any] | None
+    files: Files
+    heads: list[Head]
+    elsewhere: list[Head]
+    checked: Checked
+
+
+def _read(service: Service, name: str, data_dir: Path, more: Sequence[Head] = ()) -> _Log:
+    """The log as it is, compared with what the service has recorded, and with `more`.
+
+    Once more where something is wrong, since a line may be written at this moment, or a segment be forgotten.
+    """
+    log = _read_once(service, name, data_dir, more)
+    if log.checked.findings:
         time.sleep(0.5)
-        checked = chains.check(files, heads)
-    return checked
+        log = _read_once(service, name, data_dir, more)
+    return log
+
+
+def _read_once(service: Service, name: str, data_dir: Path, more: Sequence[Head]) -> _Log:
+    # Asked first: then it writes what waits, which may begin another segment.
+    state = service.get(name, "/v1/breach")
+    files = segments(data_dir)
+    heads, elsewhere = _recorded(state, data_dir, files)
+    return _Log(state, files, heads, elsewhere, chains.check(files, [*heads, *more]))
 
 
 def _of_archive(path: Path, publics: Sequence[str]) -> tuple[list[Finding], list[Head]]:
@@ -309,9 +333,8 @@ def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tup
 
 
 def _documents(service: Service) -> dict[str, Any]:
-    """What the service has to add, by the names of files; without what it does not say."""
+    """What the service has to add to its state, by the names of files; without what it does not say."""
     found = {
-        "state.json": service.get("state", "/v1/breach"),
         "incidents.json": service.get("incidents", "/v1/incidents", limit=1000),
         "changes.json": service.get("changes", "/v1/changes", limit=1000),
         "keys.json": service.get("keys", "/v1/keys"),
