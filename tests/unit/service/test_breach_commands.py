@@ -130,7 +130,10 @@ def test_a_segment_that_begins_when_the_service_is_asked_is_no_edit(
     document = json.loads(capsys.readouterr().out)
     assert (document["verified"], document["users"]["late"]["times"]) == (True, 3)
     evidence.report(**service, as_json=True)
-    assert json.loads(capsys.readouterr().out)["audit_log"]["findings"] == []
+    document = json.loads(capsys.readouterr().out)
+    assert document["audit_log"]["findings"] == []
+    assert (document["scope"]["users"], document["scope"]["fields"]) == (13, ["email"])
+    assert "late" not in json.dumps(document), "a report has no names"
 
 
 def test_that_a_log_has_forgotten_is_said_with_who_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ from bellbuoy.service.times import stamp
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
 Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
 Until = Annotated[str | None, typer.Option("--to", help="RFC 3339; without it: until now.")]
+_LIMIT = 1_000  # The most that the service lists at once.
 _PUBLIC = re.compile("[0-9a-fA-F]{64}")
 _NO_HEAD = (
     "every entry follows from the one before it, but no recorded head was compared: a chain that was written anew as a "
@@ -214,8 +215,8 @@ def report(
     log = _read(service, "state", folder)
     files, checked, state = log.files, log.checked, log.state
     lines = reporting.acts(chains.entries(files, checked.apart))
-    lines += _incidents((service.get("incidents", "/v1/incidents", limit=1000) or {"items": []})["items"])
-    lines += _changes((service.get("changes", "/v1/changes", limit=1000) or {"items": []})["items"])
+    lines += _incidents((_newest(service, "incidents") or {"items": []})["items"])
+    lines += _changes((_newest(service, "changes") or {"items": []})["items"])
     scope = _scope(files, checked, key_id, since, until)
     made = reporting.put_together(lines, scope=scope, checked=checked, state=state, now=time.time())
     if not as_json:
@@ -224,8 +225,10 @@ def report(
         return
     timeline = [{"at": stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
     document = {"made_at": stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
+    document["touched"] = made.touched
+    without_names = _scope_document(made.scope) | {"users": len(made.scope.users), "fields": made.scope.fields}
     audit_log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
-    document |= {"scope": _scope_document(made.scope), "audit_log": audit_log, "missing": service.missing}
+    document |= {"scope": without_names, "audit_log": audit_log, "missing": service.missing}
     output.show_json(document)
 
 
@@ -335,11 +338,19 @@ def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tup
 def _documents(service: Service) -> dict[str, Any]:
     """What the service has to add to its state, by the names of files; without what it does not say."""
     found = {
-        "incidents.json": service.get("incidents", "/v1/incidents", limit=1000),
-        "changes.json": service.get("changes", "/v1/changes", limit=1000),
+        "incidents.json": _newest(service, "incidents"),
+        "changes.json": _newest(service, "changes"),
         "keys.json": service.get("keys", "/v1/keys"),
     }
     return {name: document for name, document in found.items() if document is not None}
+
+
+def _newest(service: Service, name: str) -> Any:
+    """A list that the service has no more of than its newest; where there may be older ones that is said."""
+    document = service.get(name, f"/v1/{name}", limit=_LIMIT)
+    if document is not None and len(document["items"]) >= _LIMIT:
+        service.missing[f"older {name}"] = f"the service lists the newest {_LIMIT:,}"
+    return document
 
 
 def _public(data_dir: Path) -> str | None:
@@ -360,9 +371,10 @@ def _incidents(items: list[dict[str, Any]]) -> list[Line]:
     lines = []
     for one in items:
         what = f"incident {one['id']}: {one['issue']} of {one['component']}"
-        lines.append(Line(_seconds(one["opened_at"]) or 0.0, f"{what} began"))
+        lines.append(Line(_seconds(one["opened_at"]) or 0.0, f"{what} began", kind="incidents"))
         if one["resolved_at"] is not None:
-            lines.append(Line(_seconds(one["resolved_at"]) or 0.0, f"{what} ended", one["resolved_by"]))
+            ended = _seconds(one["resolved_at"]) or 0.0
+            lines.append(Line(ended, f"{what} ended", one["resolved_by"], "incidents"))
     return lines
 
 
@@ -372,6 +384,7 @@ def _changes(items: list[dict[str, Any]]) -> list[Line]:
             _seconds(one["changed_at"]) or 0.0,
             f"change {one['id']}: {one['value_before']} to {one['value']}",
             one["changed_by"],
+            "changes",
         )
         for one in items
     ]
