@@ -183,6 +183,27 @@ def test_the_scope_of_an_archive_that_was_edited_says_so(archive: Path, capsys: 
     assert "u5" in document["users"]
 
 
+def test_an_archive_whose_key_nobody_vouches_for_says_so(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def verify(**given: Any) -> tuple[str | None, str]:
+        evidence.verify(archive, data_dir=archive.parent, as_json=True, **given)
+        said = capsys.readouterr()
+        return json.loads(said.out)["compared"], said.err.replace("\n", " ")
+
+    compared, told = verify()
+    assert compared is None
+    assert "not compared with a key" in told
+    public = FileSigner(archive.parent / "other.key").public
+    assert verify(public=public) == ("--public", "")
+    (archive.parent / "audit").mkdir()
+    (archive.parent / "0").rename(archive.parent / "audit" / "0")
+    evidence.verify(against=archive, data_dir=archive.parent, url=NOBODY, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["compared"] is None
+    assert "not compared with a key" in said.err.replace("\n", " ")
+    (archive.parent / "other.key").rename(archive.parent / "evidence.key")
+    assert verify() == ("evidence.key", "")
+
+
 def test_the_scope_of_an_archive_goes_by_the_keys_that_are_given(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

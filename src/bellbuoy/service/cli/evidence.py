@@ -66,22 +66,26 @@ def verify(
         found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
         document: dict[str, Any] = {"sha256": found.sha256}
         if found.manifest is not None:
+            document["compared"] = _compared(file, found.manifest.public, public, folder)
             document |= {"sealed_by": found.manifest.public, "sealed_at": found.manifest.made_at}
             document["findings_when_sealed"] = msgspec.to_builtins(found.manifest.findings)
             if not as_json:
                 _findings(found.manifest.findings, "when it was sealed: ")
         _tell(document, found.findings, as_json, sound="as it was sealed")
         return
-    service, more = Service(url, key, data_dir), list[Head]()
+    service, more, compared = Service(url, key, data_dir), list[Head](), None
     if against is not None:
         sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
         if sealed.findings or sealed.manifest is None:
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
+        compared = _compared(against, sealed.manifest.public, public, folder)
         more = sealed.manifest.known
     log = _read(service, "heads", folder, more)
     checked, elsewhere = log.checked, log.elsewhere
     document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads, "alone": checked.alone}
     document |= {"elsewhere": msgspec.to_builtins(elsewhere), "missing": service.missing}
+    if against is not None:
+        document["compared"] = compared
     if not as_json:
         _missing(service)
         for line in reporting.forgotten(checked.chains):
@@ -303,13 +307,27 @@ def _of_archive(path: Path, publics: Sequence[str]) -> tuple[list[Finding], list
         raise ConfigurationError(f"{path} cannot be read: {what}", hint="bellbuoy breach evidence makes archives")
     findings, signer = [*verdict.manifest.findings, *verdict.findings], verdict.manifest.public
     if not publics:
-        output.err.print(
-            f"{path} is sealed by {signer}, which was not compared with a key that was noted elsewhere: --public KEY",
-            markup=False,
-        )
+        _nobody_vouches(path, signer)
     elif signer.lower() not in [one.lower() for one in publics]:
         findings.append(Finding(sealing.MANIFEST, None, None, "the manifest is not signed by a key that was given"))
     return [replace(one, file=f"{path}/{one.file}") for one in findings], [] if findings else verdict.manifest.known
+
+
+def _compared(path: Path, signer: str, public: str | None, data_dir: Path) -> str | None:
+    """With what the key that has sealed an archive was compared; None for nothing, which is told."""
+    if public is not None:
+        return "--public"
+    if _public(data_dir) is not None:
+        return "evidence.key"
+    _nobody_vouches(path, signer)
+    return None
+
+
+def _nobody_vouches(path: Path, signer: str) -> None:
+    output.err.print(
+        f"{path} is sealed by {signer}, which was not compared with a key that was noted elsewhere: --public KEY",
+        markup=False,
+    )
 
 
 def _check_public(*keys: str) -> None:
