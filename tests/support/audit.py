@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from bellbuoy.adapters.auditlog import FileAuditLog
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach.chains import Files
-from bellbuoy.model.audit import Entry, Head, entry_of, header_of, parts, sealed, sealed_header
+from bellbuoy.model.audit import Entry, Head, Header, entry_of, header_of, parts, sealed, sealed_header
 
 Contents = dict[str, bytes]
 
@@ -51,6 +51,35 @@ def anew(good: Contents, upto: int) -> Contents:
             running, line = sealed(running, replace(one, users={}))
             made[name] += line
     return made
+
+
+def forget(folder: Path, at: float) -> int:
+    """Remove the first segment as whoever has the files can, behind a line that says that the log has forgotten it.
+
+    Returns the last entry that is gone.
+    """
+    first, second, *_ = paths = sorted(folder.glob("*.log"))
+    previous, body = parts(paths[-1].read_bytes().splitlines(keepends=True)[-1]) or ("", b"")
+    last, up_to = entry_of(body), int(second.stem) - 1
+    assert last is not None
+    _, line = sealed(previous, Entry(last.n + 1, at, "pruned", target=str(up_to)))
+    with paths[-1].open("ab") as file:
+        file.write(line)
+    first.unlink()
+    return up_to
+
+
+def age(folder: Path) -> None:
+    """Begin another segment as whoever has the files can, as if that had been long ago."""
+    path = max(folder.glob("*.log"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    header, found = header_of(lines[0]), parts(lines[-1])
+    assert header is not None
+    assert found is not None
+    first = int(path.stem) + len(lines) - 1
+    running, top = sealed_header(Header(header.chain, first, found[0], 0.0))
+    _, line = sealed(running, Entry(first, 0.0, "torn"))
+    (folder / f"{first:020}.log").write_bytes(top + line)
 
 
 def contents(folder: Path) -> Contents:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -32,6 +33,8 @@ SEGMENT_S = 86_400.0
 """A segment of this age is followed by another, so that what is too old can be forgotten day by day."""
 
 SUFFIX = ".log"
+
+T = TypeVar("T")
 
 
 class FileAuditLog:
@@ -84,25 +87,22 @@ class FileAuditLog:
         """See `AuditLog.append`."""
         await self._do(lambda: self._append(entries))
 
-    async def prune(self, before: float) -> int:
-        """See `AuditLog.prune`."""
-        forgotten = 0
+    async def older(self, before: float) -> int:
+        """See `AuditLog.older`."""
+        return await self._do(lambda: self._older(before))
 
-        def work() -> None:
-            nonlocal forgotten
-            forgotten = self._prune(before)
-
-        await self._do(work)
-        return forgotten
+    async def forget(self, up_to: int) -> int:
+        """See `AuditLog.forget`."""
+        return await self._do(lambda: self._forget(up_to))
 
     async def aclose(self) -> None:
         """See `AuditLog.aclose`."""
         self._thread.shutdown(wait=True)
         self._close()
 
-    async def _do(self, work: Callable[[], None]) -> None:
+    async def _do(self, work: Callable[[], T]) -> T:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except OSError as error:
             raise Full(
                 f"the audit log on the disk of {self._folder.parent} cannot be written: {error.strerror}",
@@ -163,13 +163,18 @@ class FileAuditLog:
             os.close(self._file)
             self._file = None
 
-    def _prune(self, before: float) -> int:
-        paths = _segments(self._folder)
+    def _older(self, before: float) -> int:
         # A segment ends where the next one begins, so the last one is never old enough.
-        old = [path for path, after in itertools.pairwise(paths) if _begun(after) < before]
+        pairs = itertools.pairwise(_segments(self._folder))
+        begun = [int(after.stem) for _, after in itertools.takewhile(lambda pair: _begun(pair[1]) < before, pairs)]
+        return begun[-1] - 1 if begun else 0
+
+    def _forget(self, up_to: int) -> int:
+        pairs = itertools.pairwise(_segments(self._folder))
+        old = [path for path, after in pairs if int(after.stem) - 1 <= up_to]
         if not old:
             return 0
-        first, up_to = int(old[0].stem), int(paths[len(old)].stem) - 1
+        first = int(old[0].stem)
         self._append([Entry(0, self._clock.time(), "pruned", target=str(up_to))])
         for path in old:
             path.unlink()

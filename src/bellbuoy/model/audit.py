@@ -73,13 +73,17 @@ class Header(Struct, frozen=True):
 
 
 class Head(Struct, frozen=True):
-    """How far a chain is: its last entry and the hash of that. `where` is the machine and the folder it is in."""
+    """How far a chain is: its last entry and the hash of that. `where` is the machine and the folder it is in.
+
+    `forgotten` is the last entry that the service itself has let the log forget, 0 for none; None when nobody knows.
+    """
 
     chain: str
     n: int
     hash: str
     at: float
     where: str
+    forgotten: int | None = None
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode

@@ -24,8 +24,15 @@ class AuditLog(Protocol):
         """How far the chain is."""
         ...
 
-    async def prune(self, before: float) -> int:
-        """Forget whole segments of which everything is older than the epoch second `before`; returns how many entries.
+    async def older(self, before: float) -> int:
+        """The last entry of the segments at the beginning of which everything is older than the epoch second `before`.
+
+        0 when there is none, or nothing but the segment that is written. Raises Full when the disk failed.
+        """
+        ...
+
+    async def forget(self, up_to: int) -> int:
+        """Forget the segments of which no entry is behind `up_to`; returns how many entries.
 
         What was forgotten is an entry itself. Raises Full when that cannot be written; nothing is forgotten then.
         """

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec.structs import replace
 
 from bellbuoy.clock import Clock
 from bellbuoy.errors import Conflict, StoreError, code_of
@@ -80,6 +81,8 @@ class Audit:
         self._writing = asyncio.Lock()
         self._flushing: set[asyncio.Task[None]] = set()
         self._recorded: Head | None = None
+        self._forgotten: int | None = 0  # What the ledger says of it; never what the log says of itself.
+        self._recalled = log.head.n == 0  # A chain that begins here has forgotten nothing.
         self._run = secrets.token_hex(4)
 
     def note(self, subject: Subject, users: Iterable[str], *, unnamed: int = 0) -> None:
@@ -169,26 +172,57 @@ class Audit:
 
     async def _prune(self, keep_s: float) -> None:
         before = self._clock.time() - keep_s
-        async with self._writing:
-            count = await self._log.prune(before)
+        await self._recall()
+        up_to = await self._log.older(before)
+        if up_to:
+            await self._forget(up_to, before)
         for kept in await self._store.page("audit", limit=HEADS_MAX):
-            if kept.at < before:
+            if kept.at < before and kept.id != self._name:
                 await self._store.delete("audit", kept.id, version=kept.version)
-        if count:
-            self._telemetry.event("audit_pruned", count=count)
-            # Only a head that is not older than the entry which says so shows that the log itself has forgotten them.
-            await self._record_head()
+
+    async def _forget(self, up_to: int, before: float) -> None:
+        """Let the log forget its beginning, when the ledger agrees that it is so old, and has written that down.
+
+        The times on the disk are only what somebody wrote there. In the other order a process that ends in between
+        would leave a log that has forgotten what nobody knows of.
+        """
+        heads, chain = await self._heads(), self._log.head.chain
+        if any(head.chain == chain and head.n <= up_to and head.at >= before for head in heads):
+            self._telemetry.event("audit_not_pruned", entry=up_to)
+            return
+        self._forgotten = max(up_to, self._forgotten or 0)
+        if not await self._record_head():
+            return
+        async with self._writing:
+            count = await self._log.forget(up_to)
+        self._telemetry.event("audit_pruned", count=count)
+        await self._record_head()
+
+    async def _recall(self) -> None:
+        """Take over what the runs before have recorded as forgotten of the chain that this one goes on with."""
+        if self._recalled:
+            return
+        told = [head.forgotten for head in await self._heads() if head.chain == self._log.head.chain]
+        if not self._recalled:  # Somebody else may have asked meanwhile.
+            self._forgotten = max((one for one in told if one is not None), default=None)
+            self._recalled = True
+
+    @property
+    def _name(self) -> str:
+        """Each run has its own record, so that one over a log that was cut or written anew hides no earlier one."""
+        return f"{self._log.head.chain}/{self._run}"
 
     async def _record_head(self) -> bool:
         """Write down outside the log how far it is; False when that has to be tried again soon."""
-        head = self._log.head
-        if head == self._recorded or head.n == 0:
+        if self._log.head.n == 0:
             return True
-        # Each run has a record of its own, so that one over a log that was cut or written anew hides no earlier one.
-        name = f"{head.chain}/{self._run}"
-        kept = await self._store.read("audit", name)
+        await self._recall()
+        head = replace(self._log.head, forgotten=self._forgotten)
+        if head == self._recorded:
+            return True
+        kept = await self._store.read("audit", self._name)
         try:
-            await self._store.write("audit", name, msgspec.json.encode(head), version=kept.version if kept else 0)
+            await self._store.write("audit", self._name, msgspec.json.encode(head), version=kept.version if kept else 0)
         except Conflict:
             return False
         self._recorded = head
@@ -199,6 +233,9 @@ class Audit:
         await self.flush()
         with contextlib.suppress(StoreError):
             await self._record_head()
+        return await self._heads()
+
+    async def _heads(self) -> list[Head]:
         return [_decode(kept.data) for kept in await self._store.page("audit", limit=HEADS_MAX)]
 
     async def aclose(self) -> None:

@@ -116,6 +116,7 @@ EVENTS: dict[str, str] = {
     "request_failed": "error",
     "audit_failed": "error",
     "audit_pruned": "info",
+    "audit_not_pruned": "warning",
     "isolated": "warning",
     "isolation_lifted": "warning",
     "isolation_not_read": "error",

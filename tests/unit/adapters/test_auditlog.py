@@ -57,8 +57,8 @@ async def test_what_is_too_old_is_forgotten_by_whole_segments_and_the_log_says_s
     for n in range(5):
         await log.append([entry(n)])
         clock.jump(86_400.0)
-    assert await log.prune(clock.time() - 3.5 * 86_400.0) == 1
-    assert await log.prune(clock.time() - 3.5 * 86_400.0) == 0
+    assert await log.forget(await log.older(clock.time() - 3.5 * 86_400.0)) == 1
+    assert await log.forget(await log.older(clock.time() - 3.5 * 86_400.0)) == 0
     await log.aclose()
     checked = check(folder, log.head)
     assert (checked.findings, checked.chains[0].first) == ([], 2)
@@ -90,7 +90,7 @@ async def test_what_only_has_the_name_of_a_segment_keeps_no_service_from_writing
     litter(folder)
     log = log_in(folder)
     await log.append([entry(2)])
-    await log.prune(2_000_000_000.0)
+    await log.forget(await log.older(2_000_000_000.0))
     await log.aclose()
     assert (log.head.n, len([path for path in folder.glob("*.log") if path.is_file()])) == (2, 2)
     # Where the very name that comes next is taken, what is to be written is refused, and waits for nobody.

@@ -55,10 +55,45 @@ def test_the_report_has_acts_and_uses_in_order_and_no_user() -> None:
     found = scope.find(entries, key="k", since=None, until=None)
     made = report.put_together(report.acts(entries), scope=found, checked=Checked([], []), state=None, now=0.0)
     assert [line.what for line in made.timeline] == ["POST /v1/keys k2", "first use of the key", "last use of the key"]
+    assert (made.touched, made.left_out) == ({"POST /v1/keys": ["k2"]}, {})
     text = report.markdown(made)
     assert "secret-user" not in text
     assert "1 users were touched" in text
     assert "email, phone" in text
+
+
+def test_the_report_of_a_key_has_what_it_did_whatever_others_did_since() -> None:
+    def act(at: float, key: str, action: str, target: str | None) -> Entry:
+        return Entry(0, at, action, 201, key=key, target=target)
+
+    entries = [act(1.0, "thief", "POST /v1/keys", "k2")]
+    entries += [act(2.0 + n / 1e6, "thief", "PUT /v1/flags/{name}", f"f{n}") for n in range(report.LINES_MAX + 10)]
+    entries += [act(9.0, "other", "PUT /v1/settings/{name}", "s")] * 3_000
+    found = scope.find(entries, key="thief", since=None, until=None)
+    lines = [*report.acts(entries), report.Line(10.0, "incident 1 began", kind="incidents")]
+    made = report.put_together(lines, scope=found, checked=Checked([], []), state=None, now=0.0)
+    assert len(made.timeline) == report.LINES_MAX
+    assert {line.by for line in made.timeline} == {"thief"}
+    assert [line.what for line in made.timeline if "use" in line.what] == [
+        "first use of the key",
+        "last use of the key",
+    ]
+    assert made.touched["POST /v1/keys"] == ["k2"]
+    assert made.left_out == {
+        "acts of the key": 13,
+        "acts": 3_000,
+        "incidents": 1,
+        "names of PUT /v1/flags/{name}": 10,
+    }
+    text = report.markdown(made)
+    assert "| `POST /v1/keys` | k2 |" in text
+    assert "13 acts of the key" in text
+    # Where the key did little there is room for the newest that others did.
+    few = [*entries[:1], *entries[-3_000:]]
+    found = scope.find(few, key="thief", since=None, until=None)
+    made = report.put_together(report.acts(few), scope=found, checked=Checked([], []), state=None, now=0.0)
+    assert (len(made.timeline), made.timeline[0].what) == (report.LINES_MAX, "POST /v1/keys k2")
+    assert made.left_out == {"acts": 1_003}
 
 
 async def test_an_archive_says_who_sealed_it_and_what_was_wrong_by_then(tmp_path: Path) -> None:
@@ -166,7 +201,7 @@ async def test_what_the_log_forgot_is_believed_when_a_head_shows_it_and_not_befo
         await log.append([entry(n)])
         heads.append(log.head)
         clock.jump(86_400.0)
-    assert await log.prune(clock.time() - 2.5 * 86_400.0) == 1
+    assert await log.forget(await log.older(clock.time() - 2.5 * 86_400.0)) == 1
     await log.aclose()
     left = files(contents(tmp_path / "0"))
     assert chains.check(left, [*heads, log.head]).findings == []

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from bellbuoy.adapters.auditlog import FileAuditLog
 from bellbuoy.adapters.sqlite import SqliteControlStore
 from bellbuoy.clock import ManualClock
 from bellbuoy.continuity.breach import chains
-from bellbuoy.errors import Full
+from bellbuoy.errors import Full, Unavailable
 from bellbuoy.model.audit import USERS_MAX, Entry, Head
 from bellbuoy.service.audit import NAMES_MAX, WAITING_MAX, Audit, Subject
 from bellbuoy.service.telemetry import ServiceTelemetry
-from tests.support.audit import contents, files
+from tests.support.audit import age, contents, files, forget
 
 READ: Subject = ("GET /v1/users/{user_id}", 200, "k", "default", None, ("email",))
 ACT: Subject = ("PUT /v1/flags/{name}", 200, "k", "default", "f", ())
@@ -35,13 +36,19 @@ class Log(FileAuditLog):
 
 
 class Made:
-    def __init__(self, folder: Path, keep_s: float | None = None) -> None:
+    def __init__(self, folder: Path, keep_s: float | None = None, before: Made | None = None) -> None:
         self.folder = folder / "0"
-        self.clock = ManualClock()
+        self.clock: ManualClock = before.clock if before else ManualClock()
         self.telemetry = ServiceTelemetry(self.clock)
-        self.store = SqliteControlStore(folder / "control.db", clock=self.clock)
+        self.store: SqliteControlStore = (
+            before.store if before else SqliteControlStore(folder / "control.db", clock=self.clock)
+        )
         self.log = Log(self.folder, where="here", clock=self.clock, segment_s=10.0)
         self.audit = Audit(self.log, self.store, keep_s=keep_s, clock=self.clock, telemetry=self.telemetry)
+
+    def again(self, keep_s: float | None = None) -> Made:
+        """The next run of the process, with the same files and ledger."""
+        return Made(self.folder.parent, keep_s, self)
 
     def entries(self) -> list[Entry]:
         return list(chains.entries(files(contents(self.folder))))
@@ -147,6 +154,98 @@ async def test_as_soon_as_something_is_forgotten_a_head_that_shows_it_is_recorde
         running.cancel()
         await made.audit.aclose()
         await made.store.aclose()
+
+
+DAY = 86_400.0
+
+
+async def days(made: Made, count: int) -> None:
+    """An entry a day, each in a segment of its own."""
+    for _ in range(count):
+        await made.audit.record(ACT, ())
+        made.clock.jump(DAY)
+
+
+async def checked(made: Made, *more: Head) -> chains.Checked:
+    return chains.check(files(contents(made.folder)), [*await made.audit.heads(), *more])
+
+
+async def test_a_log_that_somebody_else_had_forget_is_found_although_the_service_went_on_with_it(made: Made) -> None:
+    await days(made, 5)
+    await made.audit.aclose()
+    sealed = replace(made.log.head, forgotten=None)
+    assert forget(made.folder, made.clock.time()) == 1
+    again = made.again(keep_s=400 * DAY)
+    await days(again, 2)
+    for more in ((), (sealed,)):
+        (finding,) = (await checked(again, *more)).findings
+        assert (finding.entry, finding.what.startswith("entries 1 to 1 are gone")) == (1, True)
+    # What it forgets itself later on vouches for no more than that.
+    for known in await again.store.page("audit", limit=10):
+        assert msgspec.json.decode(known.data, type=Head).forgotten == 0
+    await again.audit.aclose()
+
+
+@pytest.mark.parametrize("keep_days", [3.5, 1.5])
+async def test_what_the_service_forgot_is_believed_after_restarts_with_any_setting(
+    made: Made, keep_days: float
+) -> None:
+    await days(made, 5)
+    running = asyncio.create_task(made.audit.run())
+    await step(made, 61.0)
+    running.cancel()
+    await made.audit.aclose()
+    one = made.again(keep_s=keep_days * DAY)
+    running = asyncio.create_task(one.audit.run())
+    await step(one, 5.0)
+    running.cancel()
+    await one.audit.aclose()
+    # Run after run takes it over, also when the record of the one that forgot is too old to be kept.
+    for _ in range(3):
+        one = made.again(keep_s=1_000 * DAY)
+        await one.audit.record(ACT, ())
+        found = await checked(one)
+        assert found.findings == []
+        gone = found.chains[0].forgotten
+        assert gone is not None
+        assert (gone.up_to, gone.shown, gone.age_s > keep_days * DAY) == (found.chains[0].first - 1, True, True)
+        await one.audit.aclose()
+        for kept in (await one.store.page("audit", limit=10))[1:]:
+            await one.store.delete("audit", kept.id, version=kept.version)
+
+
+async def test_the_service_forgets_nothing_that_a_recorded_head_says_is_young(made: Made) -> None:
+    await days(made, 1)
+    await made.audit.aclose()
+    age(made.folder)
+    again = made.again(keep_s=400 * DAY)
+    running = asyncio.create_task(again.audit.run())
+    try:
+        await step(again, 7_300.0)
+        assert [entry.n for entry in again.entries()] == [1, 2]
+    finally:
+        running.cancel()
+        await again.audit.aclose()
+
+
+async def test_nothing_is_forgotten_before_the_ledger_has_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    await days(made, 5)
+    await made.audit.aclose()
+    again = made.again(keep_s=1.5 * DAY)
+
+    async def away(*_: object, **__: object) -> object:
+        raise Unavailable("the ledger is away")
+
+    monkeypatch.setattr(again.store, "write", away)
+    running = asyncio.create_task(again.audit.run())
+    await step(again, 5.0)
+    assert [entry.n for entry in again.entries()] == [1, 2, 3, 4, 5]
+    monkeypatch.undo()
+    await step(again, 7_300.0)
+    running.cancel()
+    found = await checked(again)
+    assert (found.findings, found.chains[0].first > 1) == ([], True)
+    await again.audit.aclose()
 
 
 async def step(made: Made, seconds: float) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
@@ -15,7 +20,8 @@ from bellbuoy.adapters.evidence import FileSigner
 from bellbuoy.continuity.breach.evidence import seal_evidence
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.service.cli import breach, evidence
-from tests.support.audit import anew, contents, files, litter, written
+from bellbuoy.service.times import stamp
+from tests.support.audit import anew, contents, entry, files, forget, litter, log_in, written
 
 NOBODY = "http://127.0.0.1:1"
 
@@ -43,6 +49,35 @@ async def archive(tmp_path: Path) -> Path:
         version="1",
     )
     return tmp_path / "evidence.tar"
+
+
+@pytest.fixture
+def asked(here: Path) -> Iterator[str]:
+    """A service that writes what waits whenever it is asked for heads, each time into a segment of its own."""
+    log = log_in(here / "audit" / "0", segment_bytes=1)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known: dict[str, Any] = {"items": []}
+            if self.path == "/v1/breach":
+                asyncio.run(log.append([entry(log.head.n, users={"late": 1}, fields=("email",))]))
+                head = {**msgspec.to_builtins(log.head), "at": stamp(log.head.at)}
+                known = {"sending_stopped": False, "accepting_stopped": False, "revoked": [], "heads": [head]}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(known).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+    asyncio.run(log.aclose())
 
 
 def edit(path: Path) -> None:
@@ -83,6 +118,42 @@ def test_a_log_that_was_compared_with_a_head_is_as_it_was_written(
     assert "as it was sealed" in capsys.readouterr().out
 
 
+def test_a_segment_that_begins_when_the_service_is_asked_is_no_edit(
+    here: Path, asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service: dict[str, Any] = {"data_dir": here, "url": asked, "key": "k"}
+    evidence.verify(**service)
+    assert "as it was written" in capsys.readouterr().out
+    evidence.make(out=here / "own.tar", **service, as_json=True)
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    evidence.scope(since="2020-01-01T00:00:00Z", **service, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verified"], document["users"]["late"]["times"]) == (True, 3)
+    evidence.report(**service, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["audit_log"]["findings"] == []
+    assert (document["scope"]["users"], document["scope"]["fields"]) == (13, ["email"])
+    assert "late" not in json.dumps(document), "a report has no names"
+
+
+def test_that_a_log_has_forgotten_is_said_with_who_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
+    capsys.readouterr()
+    up_to = forget(here / "audit" / "0", 1_800_000_100.0)
+    evidence.verify(data_dir=here, url=NOBODY)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert f"entries 1 to {up_to} were forgotten" in said
+    assert "only the log itself says so" in said
+    evidence.make(out=here / "after.tar", data_dir=here, url=NOBODY)
+    evidence.verify(against=here / "after.tar", data_dir=here, url=NOBODY)
+    assert "as it was written, but for what only the log itself says" in capsys.readouterr().out.replace("\n", " ")
+    with pytest.raises(typer.Exit):
+        evidence.verify(against=here / "own.tar", data_dir=here, url=NOBODY, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert "no recorded head shows" in document["findings"][0]["what"]
+    assert document["chains"][0]["forgotten"]["shown"] is False
+
+
 def test_an_archive_of_a_log_that_was_edited_before_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(max((here / "audit" / "0").glob("*.log"), key=lambda path: path.read_bytes().count(b'"u4"')))
     evidence.make(out=here / "own.tar", data_dir=here, url=NOBODY)
@@ -110,6 +181,27 @@ def test_the_scope_of_an_archive_that_was_edited_says_so(archive: Path, capsys: 
     assert document["verified"] is False
     assert document["findings"][0]["what"] == "the entry is not as it was written"
     assert "u5" in document["users"]
+
+
+def test_an_archive_whose_key_nobody_vouches_for_says_so(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def verify(**given: Any) -> tuple[str | None, str]:
+        evidence.verify(archive, data_dir=archive.parent, as_json=True, **given)
+        said = capsys.readouterr()
+        return json.loads(said.out)["compared"], said.err.replace("\n", " ")
+
+    compared, told = verify()
+    assert compared is None
+    assert "not compared with a key" in told
+    public = FileSigner(archive.parent / "other.key").public
+    assert verify(public=public) == ("--public", "")
+    (archive.parent / "audit").mkdir()
+    (archive.parent / "0").rename(archive.parent / "audit" / "0")
+    evidence.verify(against=archive, data_dir=archive.parent, url=NOBODY, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["compared"] is None
+    assert "not compared with a key" in said.err.replace("\n", " ")
+    (archive.parent / "other.key").rename(archive.parent / "evidence.key")
+    assert verify() == ("evidence.key", "")
 
 
 def test_the_scope_of_an_archive_goes_by_the_keys_that_are_given(
@@ -185,7 +277,7 @@ def test_evidence_of_a_service_that_is_away_says_what_is_not_in_it(
     assert sorted(missing) == ["changes", "incidents", "keys", "state"]
     assert all(why.startswith("the service did not answer") for why in missing.values())
     evidence.make(out=here / "another.tar", data_dir=here, url=NOBODY, key="k")
-    assert "without state, incidents, changes, keys: the service did not answer" in capsys.readouterr().err
+    assert "without incidents, changes, keys, state: the service did not answer" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(30)

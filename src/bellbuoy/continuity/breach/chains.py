@@ -35,10 +35,28 @@ class Finding(Struct, frozen=True):
         return f"{self.file}: {within}" if within else self.file
 
 
+class Forgotten(Struct, frozen=True):
+    """What the log says of itself that it has forgotten: all entries up to one.
+
+    Args:
+        up_to: the last of them.
+        at: when, in epoch seconds.
+        age_s: how old the youngest of them was by then at least, going by the segment behind it.
+        shown: whether the service itself has recorded elsewhere that it had the log forget them. Without that it is
+            the word of whoever can write the files.
+    """
+
+    up_to: int
+    at: float
+    age_s: float
+    shown: bool
+
+
 class Chain(Struct, frozen=True):
     """A chain as far as it can be read: from which entry to which, and the hash of the last.
 
     `heads` counts the heads recorded elsewhere that it has. Without one nothing shows that it was not written anew.
+    `forgotten` is None when it begins with its first entry, or does not say what became of those before.
     """
 
     folder: str
@@ -47,6 +65,7 @@ class Chain(Struct, frozen=True):
     last: int
     hash: str
     heads: int = 0
+    forgotten: Forgotten | None = None
 
 
 class Checked(Struct, frozen=True):
@@ -72,7 +91,8 @@ def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
     """Check every chain against itself, against its other copies, and against heads that were recorded elsewhere.
 
     Of a chain that somebody has recorded a head of, nothing is believed that no head shows: not that entries at its
-    beginning were forgotten, and not that it ends where it ends.
+    beginning were forgotten, and not that it ends where it ends. What the service has recorded as forgotten decides;
+    where no head says anything of that, one that is not older than the log's own word has to do.
     """
     readers = []
     for folder, names in _folders(files).items():
@@ -95,7 +115,9 @@ def check(files: Files, heads: Sequence[Head] = ()) -> Checked:
             what = f"entries {found.last + 1} to {head.n} at the end are missing"
             findings.append(Finding(found.folder, found.last + 1, None, what))
     read = [one for one in readers if one.first]
-    chains = [Chain(one.folder, one.chain, one.first, one.last, one.hash, len(one.shown)) for one in read]
+    chains = [
+        Chain(one.folder, one.chain, one.first, one.last, one.hash, len(one.shown), one.forgotten) for one in read
+    ]
     return Checked(chains, findings[:FINDINGS_MAX], apart)
 
 
@@ -173,7 +195,8 @@ class _Reader:
         self.chain, self.hash = "", ""
         self.first, self.last = 0, 0
         self.shown: list[int] = []  # The numbers of recorded heads that the chain has.
-        self._pruned_by: int | None = None  # Which entry says that the log itself has forgotten what is not there.
+        self._begun_at = 0.0
+        self._pruned_by: Entry | None = None  # Which says that the log itself has forgotten what is not there.
         self._running: list[str] = []  # The hashes that the next entry may go by; after damage more than one.
         self._sound = True  # Whether the line before was.
 
@@ -192,15 +215,35 @@ class _Reader:
     def look_at_beginning(self) -> None:
         """Find what is not there before the first entry, unless the log itself has forgotten it and a head shows that.
 
-        An entry that says so is easily made; whether this one was in the log when a head of it was recorded, is not.
+        An entry that says so is easily made, and the service goes on behind it. What it has recorded is not.
         """
         if self.first <= 1:
             return
         if self._pruned_by is None:
             self.report(self.names[0], 1, None, f"entries 1 to {self.first - 1} at the beginning are missing")
-        elif any(head.chain == self.chain for head in self._heads) and max(self.shown, default=0) < self._pruned_by:
+        elif not self._is_believed(self._pruned_by):
             what = f"entries 1 to {self.first - 1} are gone, and no recorded head shows that the log has forgotten them"
             self.report(self.names[0], 1, None, what)
+
+    def _is_believed(self, pruned: Entry) -> bool:
+        heads = [head for head in self._heads if head.chain == self.chain]
+        if self._recorded is not None:
+            return self._recorded >= self.first - 1
+        return not heads or max(self.shown, default=0) >= pruned.n
+
+    @property
+    def _recorded(self) -> int | None:
+        """Up to which entry the service has recorded that it had this chain forget, None where no head says."""
+        told = [head.forgotten for head in self._heads if head.chain == self.chain]
+        return max((one for one in told if one is not None), default=None)
+
+    @property
+    def forgotten(self) -> Forgotten | None:
+        """What the chain says of its beginning."""
+        if self.first <= 1 or self._pruned_by is None:
+            return None
+        at = self._pruned_by.at
+        return Forgotten(self.first - 1, at, at - self._begun_at, (self._recorded or 0) >= self.first - 1)
 
     def _segment(self, name: str, first: int) -> Iterator[Entry]:
         with self._files[name]() as file:
@@ -220,7 +263,7 @@ class _Reader:
         if self.first == 0:
             self.first, self.last = first, first - 1
             if header is not None:
-                self.chain, self.hash = header.chain, header.previous
+                self.chain, self.hash, self._begun_at = header.chain, header.previous, header.at
                 self._compare(name, 0, first - 1, header.previous)
         elif first > self.last + 1:
             self.report(name, self.last + 1, None, f"entries {self.last + 1} to {first - 1} are missing")
@@ -244,7 +287,7 @@ class _Reader:
             self.last, self.hash, self._running, self._sound = entry.n, stated, [stated], True
             self._compare(name, offset, entry.n, stated)
             if self._pruned_by is None and entry.action == "pruned" and _number(entry.target) >= self.first - 1:
-                self._pruned_by = entry.n
+                self._pruned_by = entry
             return entry
         what = "the entry is not as it was written" if line.endswith(b"\n") else "the entry is not whole"
         self.report(name, expected, offset, what)

@@ -45,6 +45,11 @@ class Scope(Struct):
     first: float | None = None
     last: float | None = None
 
+    @property
+    def fields(self) -> list[str]:
+        """What was shown or changed of any of them."""
+        return sorted({name for touch in self.users.values() for name in touch.fields})
+
 
 def find(entries: Iterable[Entry], *, key: str | None, since: float | None, until: float | None) -> Scope:
     """What the audit log says that a key, or everybody, touched from `since` to `until`."""

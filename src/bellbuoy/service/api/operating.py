@@ -315,13 +315,14 @@ class RevokedView(Struct):
 
 
 class HeadView(Struct):
-    """How far a chain of the audit log was, when that was recorded last."""
+    """How far a chain of the audit log was, when that was recorded last; up to `forgotten` it has none any more."""
 
     chain: str
     n: int
     hash: str
     at: str
     where: str
+    forgotten: int | None
 
 
 class BreachView(Struct):

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 import msgspec
 import typer
@@ -35,6 +35,7 @@ from bellbuoy.service.times import stamp
 KeyId = Annotated[str | None, typer.Option("--key-id", metavar="ID", help="What this key did; without it: everybody.")]
 Since = Annotated[str | None, typer.Option("--from", help="RFC 3339; without it: from the beginning.")]
 Until = Annotated[str | None, typer.Option("--to", help="RFC 3339; without it: until now.")]
+_LIMIT = 1_000  # The most that the service lists at once.
 _PUBLIC = re.compile("[0-9a-fA-F]{64}")
 _NO_HEAD = (
     "every entry follows from the one before it, but no recorded head was compared: a chain that was written anew as a "
@@ -65,30 +66,40 @@ def verify(
         found = sealing.verify(file, is_signed=verifier(), public=public or _public(folder))
         document: dict[str, Any] = {"sha256": found.sha256}
         if found.manifest is not None:
+            document["compared"] = _compared(file, found.manifest.public, public, folder)
             document |= {"sealed_by": found.manifest.public, "sealed_at": found.manifest.made_at}
             document["findings_when_sealed"] = msgspec.to_builtins(found.manifest.findings)
             if not as_json:
                 _findings(found.manifest.findings, "when it was sealed: ")
         _tell(document, found.findings, as_json, sound="as it was sealed")
         return
-    service, files = Service(url, key, data_dir), segments(folder)
-    heads, elsewhere = _recorded(service.get("heads", "/v1/breach"), folder, files)
+    service, more, compared = Service(url, key, data_dir), list[Head](), None
     if against is not None:
         sealed = sealing.verify(against, is_signed=verifier(), public=public or _public(folder))
         if sealed.findings or sealed.manifest is None:
             raise BellbuoyError(f"{against} is not as it was sealed", hint=f"bellbuoy breach verify {against}")
-        heads += sealed.manifest.known
-    checked = _checked(files, heads)
+        compared = _compared(against, sealed.manifest.public, public, folder)
+        more = sealed.manifest.known
+    log = _read(service, "heads", folder, more)
+    checked, elsewhere = log.checked, log.elsewhere
     document = {"chains": msgspec.to_builtins(checked.chains), "heads": checked.heads, "alone": checked.alone}
     document |= {"elsewhere": msgspec.to_builtins(elsewhere), "missing": service.missing}
+    if against is not None:
+        document["compared"] = compared
     if not as_json:
         _missing(service)
+        for line in reporting.forgotten(checked.chains):
+            output.out.print(line, markup=False)
         if elsewhere:
             others = sorted({f"{one.chain} ({one.where})" for one in elsewhere})
             print(f"recorded, and not in this data directory: {', '.join(others)}")
         if checked.alone and not checked.findings:
             print(f"{', '.join(checked.alone)}: {_NO_HEAD}")
-    _tell(document, checked.findings, as_json, sound="" if checked.alone else "as it was written")
+    whole = all(one.forgotten is None or one.forgotten.shown for one in checked.chains)
+    sound = (
+        "as it was written" if whole else "as it was written, but for what only the log itself says it has forgotten"
+    )
+    _tell(document, checked.findings, as_json, sound="" if checked.alone else sound)
 
 
 def make(
@@ -102,16 +113,18 @@ def make(
     from bellbuoy.service.stores import evidence_key, where_of
 
     folder = settings_of(None, data_dir).data.dir
-    files = segments(folder)
+    segments(folder)  # Whoever has no log is told so before anybody is asked.
     service = Service(url, key, data_dir)
     documents = _documents(service)
-    heads, _ = _recorded(documents.get("state.json"), folder, files)
+    log = _read(service, "state", folder)
+    if log.state is not None:
+        documents["state.json"] = log.state
     signer = evidence_key(folder)
     manifest = sealing.seal_evidence(
         out,
-        segments=files,
+        segments=log.files,
         documents={name: json.dumps(one, indent=2, ensure_ascii=False).encode() for name, one in documents.items()},
-        heads=heads,
+        heads=log.heads,
         signer=signer,
         made_at=str(stamp(time.time())),
         where=where_of(folder),
@@ -164,12 +177,16 @@ def scope(
         files: Files = {name: opened for one in sealed for name, opened in one.items()}
         if not archives:
             folder = settings_of(None, data_dir).data.dir
-            files, service = segments(folder), Service(url, key, data_dir)
-            heads, _ = _recorded(service.get("heads", "/v1/breach"), folder, files)
+            service = Service(url, key, data_dir)
+            log = _read(service, "heads", folder)
+            files, checked = log.files, log.checked
             _missing(service)
-        checked = _checked(files, heads)
+        else:
+            checked = chains.check(files, heads)
         found = _scope(files, checked, key_id, since, until)
     findings += [one for one in checked.findings if one not in findings]
+    for line in reporting.forgotten(checked.chains):
+        output.err.print(line, markup=False)
     if key_id is not None and not found.actions and not found.refused:
         output.err.print(f"the log has nothing of a key {key_id}; `bellbuoy keys list` has the IDs", markup=False)
     if as_json:
@@ -198,13 +215,12 @@ def report(
 ) -> None:
     """Timeline, scope and what was done, as Markdown or JSON."""
     folder = settings_of(None, data_dir).data.dir
-    files, service = segments(folder), Service(url, key, data_dir)
-    state = service.get("state", "/v1/breach")
-    heads, _ = _recorded(state, folder, files)
-    checked = _checked(files, heads)
+    service = Service(url, key, data_dir)
+    log = _read(service, "state", folder)
+    files, checked, state = log.files, log.checked, log.state
     lines = reporting.acts(chains.entries(files, checked.apart))
-    lines += _incidents((service.get("incidents", "/v1/incidents", limit=1000) or {"items": []})["items"])
-    lines += _changes((service.get("changes", "/v1/changes", limit=1000) or {"items": []})["items"])
+    lines += _incidents((_newest(service, "incidents") or {"items": []})["items"])
+    lines += _changes((_newest(service, "changes") or {"items": []})["items"])
     scope = _scope(files, checked, key_id, since, until)
     made = reporting.put_together(lines, scope=scope, checked=checked, state=state, now=time.time())
     if not as_json:
@@ -213,8 +229,10 @@ def report(
         return
     timeline = [{"at": stamp(one.at), "what": one.what, "by": one.by} for one in made.timeline]
     document = {"made_at": stamp(made.made_at), "state": state, "timeline": timeline, "left_out": made.left_out}
-    log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
-    document |= {"scope": _scope_document(made.scope), "audit_log": log, "missing": service.missing}
+    document["touched"] = made.touched
+    without_names = _scope_document(made.scope) | {"users": len(made.scope.users), "fields": made.scope.fields}
+    audit_log = {"heads": checked.heads, "alone": checked.alone, **msgspec.to_builtins(checked)}
+    document |= {"scope": without_names, "audit_log": audit_log, "missing": service.missing}
     output.show_json(document)
 
 
@@ -245,13 +263,34 @@ def _opens(path: Path) -> Callable[[], IO[bytes]]:
     return open_it
 
 
-def _checked(files: Files, heads: list[Head]) -> Checked:
-    """The log as it is; once more where something is wrong, since a line may be written at this moment."""
-    checked = chains.check(files, heads)
-    if checked.findings:
+class _Log(NamedTuple):
+    """The log of a data directory, and what the service says of it: `state`, None where it does not answer."""
+
+    state: dict[str, Any] | None
+    files: Files
+    heads: list[Head]
+    elsewhere: list[Head]
+    checked: Checked
+
+
+def _read(service: Service, name: str, data_dir: Path, more: Sequence[Head] = ()) -> _Log:
+    """The log as it is, compared with what the service has recorded, and with `more`.
+
+    Once more where something is wrong, since a line may be written at this moment, or a segment be forgotten.
+    """
+    log = _read_once(service, name, data_dir, more)
+    if log.checked.findings:
         time.sleep(0.5)
-        checked = chains.check(files, heads)
-    return checked
+        log = _read_once(service, name, data_dir, more)
+    return log
+
+
+def _read_once(service: Service, name: str, data_dir: Path, more: Sequence[Head]) -> _Log:
+    # Asked first: then it writes what waits, which may begin another segment.
+    state = service.get(name, "/v1/breach")
+    files = segments(data_dir)
+    heads, elsewhere = _recorded(state, data_dir, files)
+    return _Log(state, files, heads, elsewhere, chains.check(files, [*heads, *more]))
 
 
 def _of_archive(path: Path, publics: Sequence[str]) -> tuple[list[Finding], list[Head]]:
@@ -268,13 +307,27 @@ def _of_archive(path: Path, publics: Sequence[str]) -> tuple[list[Finding], list
         raise ConfigurationError(f"{path} cannot be read: {what}", hint="bellbuoy breach evidence makes archives")
     findings, signer = [*verdict.manifest.findings, *verdict.findings], verdict.manifest.public
     if not publics:
-        output.err.print(
-            f"{path} is sealed by {signer}, which was not compared with a key that was noted elsewhere: --public KEY",
-            markup=False,
-        )
+        _nobody_vouches(path, signer)
     elif signer.lower() not in [one.lower() for one in publics]:
         findings.append(Finding(sealing.MANIFEST, None, None, "the manifest is not signed by a key that was given"))
     return [replace(one, file=f"{path}/{one.file}") for one in findings], [] if findings else verdict.manifest.known
+
+
+def _compared(path: Path, signer: str, public: str | None, data_dir: Path) -> str | None:
+    """With what the key that has sealed an archive was compared; None for nothing, which is told."""
+    if public is not None:
+        return "--public"
+    if _public(data_dir) is not None:
+        return "evidence.key"
+    _nobody_vouches(path, signer)
+    return None
+
+
+def _nobody_vouches(path: Path, signer: str) -> None:
+    output.err.print(
+        f"{path} is sealed by {signer}, which was not compared with a key that was noted elsewhere: --public KEY",
+        markup=False,
+    )
 
 
 def _check_public(*keys: str) -> None:
@@ -293,7 +346,7 @@ def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tup
 
     here, known = where_of(data_dir), chains.ids(files)
     heads = [
-        Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"])
+        Head(one["chain"], one["n"], one["hash"], _seconds(one["at"]) or 0.0, one["where"], one.get("forgotten"))
         for one in (state or {"heads": []})["heads"]
     ]
     ours = [one for one in heads if one.chain in known or one.where == here]
@@ -301,14 +354,21 @@ def _recorded(state: dict[str, Any] | None, data_dir: Path, files: Files) -> tup
 
 
 def _documents(service: Service) -> dict[str, Any]:
-    """What the service has to add, by the names of files; without what it does not say."""
+    """What the service has to add to its state, by the names of files; without what it does not say."""
     found = {
-        "state.json": service.get("state", "/v1/breach"),
-        "incidents.json": service.get("incidents", "/v1/incidents", limit=1000),
-        "changes.json": service.get("changes", "/v1/changes", limit=1000),
+        "incidents.json": _newest(service, "incidents"),
+        "changes.json": _newest(service, "changes"),
         "keys.json": service.get("keys", "/v1/keys"),
     }
     return {name: document for name, document in found.items() if document is not None}
+
+
+def _newest(service: Service, name: str) -> Any:
+    """A list that the service has no more of than its newest; where there may be older ones that is said."""
+    document = service.get(name, f"/v1/{name}", limit=_LIMIT)
+    if document is not None and len(document["items"]) >= _LIMIT:
+        service.missing[f"older {name}"] = f"the service lists the newest {_LIMIT:,}"
+    return document
 
 
 def _public(data_dir: Path) -> str | None:
@@ -329,9 +389,10 @@ def _incidents(items: list[dict[str, Any]]) -> list[Line]:
     lines = []
     for one in items:
         what = f"incident {one['id']}: {one['issue']} of {one['component']}"
-        lines.append(Line(_seconds(one["opened_at"]) or 0.0, f"{what} began"))
+        lines.append(Line(_seconds(one["opened_at"]) or 0.0, f"{what} began", kind="incidents"))
         if one["resolved_at"] is not None:
-            lines.append(Line(_seconds(one["resolved_at"]) or 0.0, f"{what} ended", one["resolved_by"]))
+            ended = _seconds(one["resolved_at"]) or 0.0
+            lines.append(Line(ended, f"{what} ended", one["resolved_by"], "incidents"))
     return lines
 
 
@@ -341,6 +402,7 @@ def _changes(items: list[dict[str, Any]]) -> list[Line]:
             _seconds(one["changed_at"]) or 0.0,
             f"change {one['id']}: {one['value_before']} to {one['value']}",
             one["changed_by"],
+            "changes",
         )
         for one in items
     ]
