@@ -24,7 +24,7 @@ async def look_at(vault: Vault) -> Look:
     """
     tips: dict[str, Tip] = {}
     for one in await vault.names(f"{LOG}/"):
-        if is_tip(one.name) and one.name.count("/") == 3:
+        if is_tip(one.name):
             _, source, timeline, _ = one.name.split("/")
             try:
                 tip = await vault.tip(source, timeline)

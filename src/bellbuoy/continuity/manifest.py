@@ -212,7 +212,7 @@ def tip_name(source: str, timeline: str) -> str:
 
 def is_tip(name: str) -> bool:
     """Whether an object of that name is written over each time, where all others are written once."""
-    return name.startswith(f"{LOG}/") and name.endswith("/tip")
+    return name.startswith(f"{LOG}/") and name.endswith("/tip") and name.count("/") == 3
 
 
 class Shipped(Struct, frozen=True, order=True):

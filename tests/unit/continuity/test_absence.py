@@ -473,6 +473,8 @@ async def test_what_is_whole_again_is_gathered(two: Archive) -> None:
         "log/ledger/x/9-5",
         "log/ledger/x/tip",
         "log/a/b/c/d",
+        "log/tip",
+        "log/a/b/c/tip",
         "sends/README",
         "sends/1-x",
         "sends/²-x-1",

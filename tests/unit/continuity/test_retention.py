@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -137,6 +138,11 @@ def test_what_no_manifest_names_goes_after_a_day() -> None:
 def test_sends_are_kept_for_as_long_as_a_full_can_be_restored() -> None:
     old, young = (sends_name(NOW - days * DAY_S, "w", 1) for days in (31, 29))
     assert prune([], [old, young], Keep(), NOW).names == [old]
+
+
+@pytest.mark.parametrize("name", ["log/tip", "log/ledger/tip", "log/a/b/c/tip"])
+def test_a_tip_of_no_timeline_is_left_alone(name: str) -> None:
+    assert prune([], [name], Keep(), NOW).names == []
 
 
 def test_a_manifest_that_cannot_be_read_stays() -> None:
