@@ -27,6 +27,10 @@ from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, StoreError
 
 _UNFOUNDED = "there is no full copy that its changes could follow"
+_NO_FULL = (
+    "there is no full backup that can be read, so nothing can be restored; if there was one: is that place mounted, "
+    "and the right one? bellbuoy backup full takes one"
+)
 
 
 async def survey(vault: Vault, now: float) -> dict[str, str]:
@@ -43,6 +47,8 @@ async def survey(vault: Vault, now: float) -> dict[str, str]:
         found[f"{hole.series}/{hole.after + 1}-{hole.upto}"] = f"{changes} missing: {await _seconds(vault, look, hole)}"
     for series in unfounded(look):
         found[f"{series} without a copy"] = _UNFOUNDED
+    if not any(one.kind == "full" for one in look.backups):
+        found["fulls/"] = _NO_FULL
     for series in tipless(look):
         found[f"{series}/tip"] = "it is missing, so nobody knows how far the changes should go"
     return found | absent_sends(look, now)

@@ -37,6 +37,7 @@ from bellbuoy.ports.ledger import Ledger
 SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
 _PAGE, _PAGES = 200, 10
+_NO_FULL = "there is no full backup that can be read"
 _LOOSE = (f"{LOG}/", f"{SENDS}/", f"{ENDED}/", f"{PRUNED}/", OWNER)
 
 
@@ -47,16 +48,18 @@ class Verified(Struct, frozen=True):
         objects: how many were read.
         bad: what is wrong with each that cannot be relied on, by target and name.
         checked: what the restored ledger holds, None when it was not restored.
+        unproven: why it could not be restored, None when it was, or nobody tried.
     """
 
     objects: int
     bad: dict[str, str] = field(default_factory=dict)
     checked: Checked | None = None
+    unproven: str | None = None
 
     @property
     def sound(self) -> bool:
         """Whether everything can be relied on."""
-        return not self.bad and (self.checked is None or self.checked.sound)
+        return not self.bad and self.unproven is None and (self.checked is None or self.checked.sound)
 
 
 async def verify_archive(vault: Vault, *, clock: Clock) -> Verified:
@@ -73,7 +76,8 @@ async def verify_archive(vault: Vault, *, clock: Clock) -> Verified:
     found = await verify_objects(vault, listed.backups, listed.damaged)
     after = await survey(vault, clock.time())
     absent = {name: why for name, why in after.items() if name in before}
-    return Verified(found.objects, found.bad | absent)
+    restorable = any(one.kind == "full" for one in listed.backups)
+    return Verified(found.objects, found.bad | absent, unproven=None if restorable else _NO_FULL)
 
 
 async def verify_backup(vault: Vault, backup_id: str) -> Verified:

@@ -208,6 +208,14 @@ async def test_all_fulls_that_are_gone(archive: Archive) -> None:
     await archive.lose("fulls/")
     bad = await archive.bad()
     assert any("no full copy" in why for why in bad.values())
+    assert "nothing can be restored" in bad["fulls/"]
+
+
+async def test_an_archive_of_nothing(archive: Archive) -> None:
+    await archive.lose("")
+    found = await verify_archive(archive.vault, clock=archive.clock)
+    assert list(found.bad) == ["fulls/"]
+    assert not found.sound
 
 
 async def test_the_only_full_that_is_gone(tmp_path: Path) -> None:

@@ -244,6 +244,28 @@ async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Proce
     await again.aclose()
 
 
+async def test_an_archive_that_vanished_is_not_called_sound(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    shutil.rmtree(tmp_path / "archive")
+    (tmp_path / "archive").mkdir()
+    found = await process.loop.keeper.verify()
+    assert list(found.bad) == ["owner", "fulls/"]
+    assert found.unproven is not None
+    assert not found.sound
+
+
+async def test_nothing_of_ours_is_shipped_to_prove_the_archive_of_another(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    (tmp_path / "new").mkdir()
+    other = Process(tmp_path / "new", "other", process.clock, url=f"file://{tmp_path / 'archive'}")
+    before = await process.loop.keeper.vault.names("")
+    await other.accept("m")
+    with pytest.raises(Conflict, match="another installation"):
+        await other.loop.keeper.prove()
+    assert await process.loop.keeper.vault.names("") == before
+    await other.aclose()
+
+
 async def test_a_restore_that_comes_to_nothing_leaves_nothing(process: Process, tmp_path: Path) -> None:
     await process.accept("n")
     await process.step()

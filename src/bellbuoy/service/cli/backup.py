@@ -159,14 +159,14 @@ def backup_verify(
 
     Exit status 1 for any. Works without a ledger too, so that an archive can be proven before it is restored.
     """
-    from bellbuoy.continuity.verify import verify_archive, verify_backup
+    from bellbuoy.continuity.verify import verify_backup
 
     async def verify() -> Any:
         async with _keeper(config, data_dir, alone=True) as keeper:
             if backup is not None:
                 return await verify_backup(keeper.vault, backup)
-            found = await verify_archive(keeper.vault, clock=SystemClock())
-            if not restore or found.bad:
+            found = await keeper.verify()
+            if not restore or found.bad or found.unproven:
                 return found
             with _progress(as_json) as progress:
                 proven = await _at_work(keeper, lambda: keeper.prove(progress))
