@@ -190,10 +190,17 @@ class Continuity:
         return self._listed[1]
 
     async def _tell(self, *, mine: bool) -> None:
-        """Keep the metrics and the alert up to date; only who has the lock alerts, so that one does."""
+        """Keep the metrics and the alert up to date; only who has the lock alerts, so that one does.
+
+        What was raised stays for as long as nothing was proven since, whoever has the lock for a moment.
+        """
         now = self._clock.time()
         if not mine:
-            self._telemetry.clear_issue(STALE, "backup")
+            raised = self._telemetry.issues.get((STALE, "backup"))
+            if raised is not None:
+                proven = await self.keeper.last_verified()
+                if proven.backup and proven.at > raised.since:
+                    self._telemetry.clear_issue(STALE, "backup")
             return
         vault = self.keeper.vault
         for target in vault.targets:

@@ -519,6 +519,22 @@ async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> No
     await process.aclose()
 
 
+async def test_the_alert_stays_while_another_has_the_lock_until_something_is_proven(tmp_path: Path) -> None:
+    process = Process(tmp_path, "one", ManualClock(), stale_s=60.0, verify=False)
+    await process.step()
+    await process.clock.advance(61)
+    await process.step()
+    lock = await archive.locks_of(process.control, clock=process.clock).acquire("backup", "cli", lease_s=LEASE_S)
+    assert lock is not None
+    for _ in range(2):
+        assert await process.step() == []
+    assert process.telemetry.issues
+    await process.clock.advance(1.0)
+    await process.loop.keeper.prove()
+    assert await process.step() == ["issue_cleared"]
+    await process.aclose()
+
+
 async def test_the_copy_of_the_settings_holds_no_secret(tmp_path: Path) -> None:
     document = Settings().model_dump(by_alias=True)
     document["alerts"]["pagerduty"]["routing_key"] = "a-secret-routing-key"
