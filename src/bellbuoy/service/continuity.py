@@ -236,6 +236,7 @@ def build_continuity(
     """
     if not settings.backup.on:
         return None
+    archive.make_folders(settings)
     keeper = build_keeper(settings, stores.store, stores.control, clock=clock, rng=rng, telemetry=telemetry)
     sends = archive.open_sends(archive.sends_of(settings), telemetry=telemetry) if working else None
     return Continuity(

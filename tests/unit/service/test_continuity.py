@@ -55,6 +55,7 @@ class Process:
         self.telemetry.event = lambda name, **_: self.events.append(name)  # type: ignore[method-assign]
         self.ledger = SqliteLedger(self.settings.database_path, clock=clock, capture=True)
         self.control = SqliteControlStore(self.settings.data.dir / "control.db", clock=clock, capture=True)
+        archive.make_folders(self.settings)
         keeper = build_keeper(
             self.settings, self.ledger, self.control, clock=clock, rng=Random(1), telemetry=self.telemetry
         )
@@ -542,6 +543,17 @@ async def test_the_copy_of_the_settings_holds_no_secret(tmp_path: Path) -> None:
     source = archive.Configuration(of_document(document), clock=ManualClock())
     await source.full(tmp_path)
     assert "a-secret" not in (tmp_path / "settings.json").read_text()
+
+
+def test_one_of_two_folders_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    loop = f"file://{tmp_path / 'loop'}"
+    two = settings(tmp_path, second_url=loop)
+    archive.make_folders(two)
+    assert archive.folders(two) == [tmp_path / "archive"]
+    assert (tmp_path / "archive").is_dir()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        archive.make_folders(settings(tmp_path, url=loop))
 
 
 def test_what_leaves_the_machine_needs_a_key_or_a_word(tmp_path: Path) -> None:

@@ -14,11 +14,18 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import SystemClock
 from bellbuoy.continuity.drill import DrillReport
-from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound, Unavailable
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.app import main
-from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
+from bellbuoy.service.cli.backup import (
+    backup_full,
+    backup_key,
+    backup_list,
+    backup_prune,
+    backup_restore,
+    backup_verify,
+)
 from bellbuoy.service.cli.drill import drill_run
 from bellbuoy.service.drills import session
 from tests.support.audit import written
@@ -75,7 +82,47 @@ def test_nothing_is_restored_among_the_backups(archive: Path, tmp_path: Path) ->
     assert list(archive.iterdir()) == []
 
 
+def test_who_only_looks_makes_no_folder(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+
+    def look() -> None:
+        for command in (backup_list, backup_verify, backup_prune):
+            with pytest.raises(Unavailable, match="is not there"):
+                command(data_dir=data)
+        with pytest.raises(Unavailable, match="is not there"):
+            backup_restore(to=tmp_path / "to", data_dir=data)
+        assert not archive.exists()
+
+    look()
+    backup_full(data_dir=data)
+    assert archive.is_dir(), "the first backup makes it"
+    archive.rename(tmp_path / "away")
+    look()
+    with pytest.raises(Unavailable, match="is not there") as raised:
+        backup_full(data_dir=data)
+    assert "mount it" in str(raised.value.hint)
+    assert not archive.exists()
+
+
+def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BELLBUOY_BACKUP__SECOND_URL", f"file://{tmp_path}/second")
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    backup_full(data_dir=data)
+    shutil.rmtree(archive)
+    archive.symlink_to(archive)
+    backup_full(data_dir=data)
+    backup_restore(to=tmp_path / "to", data_dir=data)
+    assert len(list((tmp_path / "second" / "fulls").iterdir())) == 2
+
+
 def test_an_empty_archive_is_said_to_be_empty(archive: Path, tmp_path: Path) -> None:
+    archive.mkdir()
     with pytest.raises(NotFound, match="no full backup in the archive") as raised:
         backup_restore(to=tmp_path / "to", data_dir=tmp_path / "data")
     assert "[backup] url" in str(raised.value.hint)

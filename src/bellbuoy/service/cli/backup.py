@@ -271,7 +271,7 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
 
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool, *, take_over: bool = False) -> None:
     async def take() -> Any:
-        async with _keeper(config, data_dir) as keeper:
+        async with _keeper(config, data_dir, taking=True) as keeper:
             with _progress(as_json) as progress:
                 return await _at_work(keeper, lambda: keeper.take(kind, progress, take_over=take_over))
 
@@ -299,10 +299,15 @@ def _seconds(taken: Any) -> float:
 
 
 @asynccontextmanager
-async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = False) -> AsyncIterator[Any]:
-    """What takes backups; with `alone` also where there is no ledger, which is then said."""
+async def _keeper(
+    config: Path | None, data_dir: Path | None, *, alone: bool = False, taking: bool = False
+) -> AsyncIterator[Any]:
+    """What takes backups; with `alone` also where there is no ledger, which is then said.
+
+    Folders of targets are made for who is `taking` the first backup of an installation, and for nobody else.
+    """
     from bellbuoy.service import archive
-    from bellbuoy.service.keeper import build_keeper
+    from bellbuoy.service.keeper import OWNER, build_keeper
 
     settings = settings_of(config, data_dir)
     clock, telemetry = SystemClock(), _telemetry()
@@ -311,6 +316,8 @@ async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = F
         yield build_keeper(settings, None, None, clock=clock, rng=Random(), telemetry=telemetry)
         return
     async with archive.opened(settings, clock=clock) as (ledger, control):
+        if taking and await control.read("backup", OWNER) is None:
+            archive.make_folders(settings)
         keeper = build_keeper(settings, ledger, control, clock=clock, rng=Random(), telemetry=telemetry)
         try:
             yield keeper
