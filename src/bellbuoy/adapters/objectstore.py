@@ -202,7 +202,11 @@ def _translated(name: str) -> Iterator[None]:
         text = _short(error)
         if "No space left" in text or "Disk quota" in text or "507" in text:
             raise Full("the backup's target has no room", hint="make room there, or bellbuoy backup prune") from None
-        raise Unavailable(f"the backup's target did not answer: {text}", retry_after_s=10.0) from None
+        raise Unavailable(
+            f"the backup's target did not answer: {text}",
+            hint="check its address and the network between; bellbuoy doctor asks each target",
+            retry_after_s=10.0,
+        ) from None
 
 
 def _short(error: Exception) -> str:

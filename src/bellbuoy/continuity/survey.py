@@ -40,8 +40,9 @@ async def survey(vault: Vault, now: float) -> dict[str, str]:
         f"{target}: {name}": f"it is missing here; {other} has it; the next heal copies it"
         for (target, name), other in uneven(look).items()
     }
+    gone = "gone from every target" if look.targets.keys() == vault.targets.keys() else "in no target that answers"
     for name in lost(look, now):
-        found[name] = f"it is gone from every target, and had to be there until {_utc(promised(look, now)[name])}"
+        found[name] = f"it is {gone}, and had to be there until {_utc(promised(look, now)[name])}"
     for hole in lost_changes(look, now):
         changes = _numbers("change", hole)
         found[f"{hole.series}/{hole.after + 1}-{hole.upto}"] = f"{changes} missing: {await _seconds(vault, look, hole)}"

@@ -20,7 +20,7 @@ from bellbuoy.continuity.restore import Missed
 from bellbuoy.continuity.retention import DAY_S, Keep, Pruned
 from bellbuoy.continuity.survey import absent_sends
 from bellbuoy.continuity.verify import verify_archive, verify_backup
-from bellbuoy.errors import NotFound
+from bellbuoy.errors import NotFound, Unavailable
 from bellbuoy.model.delivery import Delivery
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service.destination import Destination
@@ -292,6 +292,35 @@ async def test_what_one_target_lacks_the_next_heal_copies(two: Archive) -> None:
     two.vault.suspect()
     await two.vault.heal()
     assert await two.bad() == {}
+
+
+async def test_a_target_that_does_not_answer_is_named_and_the_other_is_read(two: Archive) -> None:
+    (two.root / "two").rename(two.root / "elsewhere")
+    found = await verify_archive(two.vault, clock=two.clock)
+    assert list(found.bad) == ["two"]
+    assert "does not answer" in found.bad["two"]
+    assert "mount it" in found.bad["two"]
+    assert found.objects > 10
+    victim = shipped(await two.names())[0]
+    (two.root / "one" / victim).write_bytes(b"noise")
+    assert list(await two.bad()) == ["two", f"one: {victim}"]
+    [*_, last] = await ids(two, "incremental")
+    assert list((await verify_backup(two.vault, last)).bad) == ["two"]
+    (two.root / "one").rename(two.root / "nowhere")
+    with pytest.raises(Unavailable):
+        await two.bad()
+
+
+async def test_whose_archive_it_is_cannot_be_known_of_an_empty_target_beside_one_that_is_away(tmp_path: Path) -> None:
+    made = Archive(tmp_path, second=True)
+    assert await made.vault.owner() is None
+    (made.root / "two").rmdir()
+    with pytest.raises(Unavailable, match="cannot be known, so nothing is written: two does not answer") as raised:
+        await made.vault.owner()
+    assert "leave it out" in str(raised.value.hint)
+    await made.vault.put_owner("me")
+    assert await made.vault.owner() == "me"
+    await made.ledger.aclose()
 
 
 async def test_what_each_of_two_targets_lacks_is_named_for_each(two: Archive) -> None:

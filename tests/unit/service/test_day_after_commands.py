@@ -107,7 +107,7 @@ def test_who_only_looks_makes_no_folder(archive: Path, tmp_path: Path, capsys: p
 
 
 def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BELLBUOY_BACKUP__SECOND_URL", f"file://{tmp_path}/second")
     data = tmp_path / "data"
@@ -118,6 +118,12 @@ def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
     archive.symlink_to(archive)
     backup_full(data_dir=data)
     backup_restore(to=tmp_path / "to", data_dir=data)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        backup_list(data_dir=data)
+    assert "first: it does not answer" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(SystemExit, match="1"):
+        backup_verify(data_dir=data)
     assert len(list((tmp_path / "second" / "fulls").iterdir())) == 2
 
 

@@ -50,12 +50,17 @@ def backup_incremental(config: Config = None, data_dir: DataDir = None, as_json:
 
 @backup_app.command("list")
 def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """The backups that are complete, oldest first. Exit status 1 when the manifest of one cannot be read."""
+    """The backups that are complete, oldest first. Exit status 1 when the manifest of one cannot be read.
+
+    A target that does not answer is named; what only that one has is not in the list.
+    """
+    from bellbuoy.continuity.verify import unread
 
     async def look() -> Any:
-        return await _vault(config, data_dir).backups()
+        vault = _vault(config, data_dir)
+        return await vault.backups(), {target: unread(error) for target, error in vault.silent.items()}
 
-    listed = _run(look)
+    listed, away = _run(look)
     items = [
         {
             "id": one.id,
@@ -68,12 +73,14 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
         for one in listed.backups
     ]
     if as_json:
-        output.show_json({"items": items, "damaged": listed.damaged})
+        output.show_json({"items": items, "damaged": listed.damaged, "away": away})
     else:
         rows = [(i["id"], i["kind"], i["bytes"], i["reaches"]) for i in items]
         output.table(None, ("id", "kind", "bytes", "reaches"), rows)
         if not items:
             output.err.print("there is no backup there; if there was one: is that place mounted, and the right one?")
+        for target, why in away.items():
+            output.err.print(f"{target}: {why}", markup=False)
         for name, why in listed.damaged.items():
             output.complain(why, f"{name} belongs to no backup that can be restored")
     sys.exit(1 if listed.damaged else 0)
