@@ -214,6 +214,8 @@ class Continuity:
         elif age_s > self._settings.stale_s:
             which = f"the last was {last.backup}" if last.backup else "there was none yet"
             detail = f"no backup was restored and found sound for {age_s:.0f} s; {which}"
+            if not self._settings.verify:
+                detail += "; [backup] verify is off, so only bellbuoy backup verify proves one"
             self._telemetry.raise_issue(Issue(STALE, "backup", detail, now))
         else:
             self._telemetry.clear_issue(STALE, "backup")

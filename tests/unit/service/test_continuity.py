@@ -513,7 +513,7 @@ async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> No
     await process.step()
     await process.clock.advance(61)
     await process.step()
-    assert process.telemetry.issues
+    assert "verify is off" in process.telemetry.issues["backup_stale", "backup"].detail
     await process.loop.keeper.prove()
     await process.step()
     assert not process.telemetry.issues

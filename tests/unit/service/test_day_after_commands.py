@@ -26,8 +26,10 @@ from bellbuoy.service.cli.backup import (
     backup_restore,
     backup_verify,
 )
+from bellbuoy.service.cli.doctor import examine
 from bellbuoy.service.cli.drill import drill_run
 from bellbuoy.service.drills import session
+from bellbuoy.service.settings import Settings, with_overrides
 from tests.support.audit import written
 
 
@@ -125,6 +127,19 @@ def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
     with pytest.raises(SystemExit, match="1"):
         backup_verify(data_dir=data)
     assert len(list((tmp_path / "second" / "fulls").iterdir())) == 2
+
+
+async def test_the_doctor_says_that_nothing_is_proven_and_that_a_folder_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = {"url": f"file://{tmp_path}/archive", "verify": False}
+    settings = with_overrides(Settings(), {"data": {"dir": str(tmp_path)}, "backup": backup})
+    await examine(settings, fix=False, as_json=True)
+    found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["backups"]["level"] == found["backups, first"]["level"] == "warning"
+    assert "verify is off" in found["backups"]["finding"]
+    assert "mount it" in found["backups, first"]["cure"]
+    assert not (tmp_path / "archive").exists()
 
 
 def test_an_empty_archive_is_said_to_be_empty(archive: Path, tmp_path: Path) -> None:

@@ -220,6 +220,13 @@ async def _backups(settings: Settings) -> list[Finding]:
     except ConfigurationError as error:
         return [("error", "backups", str(error), error.hint or "see docs/backup.md")]
     findings: list[Finding] = []
+    if not settings.backup.verify:
+        found = (
+            "[backup] verify is off: the service proves no backup, and backup_stale comes and does not end by itself"
+        )
+        findings.append(
+            ("warning", "backups", found, "verify = true, or run bellbuoy backup verify within each stale_s")
+        )
     missing = archive.folders_not_there(settings)
     for name, target in vault.targets.items():
         if name in missing:
