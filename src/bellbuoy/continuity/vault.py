@@ -20,6 +20,7 @@ from bellbuoy.continuity.manifest import (
     digest,
     encode,
     is_manifest,
+    is_ours,
     is_tip,
     manifest_name,
     tip_name,
@@ -137,7 +138,7 @@ class Vault:
         there: dict[str, set[str]] = {}
         for name, store in self.targets.items():
             try:
-                there[name] = {one.name for one in await store.list("")}
+                there[name] = {one.name for one in await store.list("") if is_ours(one.name)}
             except Unavailable as error:
                 self._missed(name, error)
         if not there:

@@ -14,12 +14,10 @@ from bellbuoy.continuity.ended import decode_ended
 from bellbuoy.continuity.look import decode_pruned
 from bellbuoy.continuity.manifest import (
     ENDED,
-    LOG,
-    OWNER,
-    PRUNED,
     SENDS,
     Manifest,
     Part,
+    is_loose,
     is_manifest,
     is_tip,
     manifest_name,
@@ -38,7 +36,6 @@ SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
 _PAGE, _PAGES = 200, 10
 _NO_FULL = "there is no full backup that can be read"
-_LOOSE = (f"{LOG}/", f"{SENDS}/", f"{ENDED}/", f"{PRUNED}/", OWNER)
 
 _Read = tuple[int, dict[str, BellbuoyError]]
 """How many objects were read, and what is wrong with some of them."""
@@ -124,7 +121,7 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
 
     async def read(target: str) -> _Read:
         names = [one.name for one in await vault.targets[target].list("")]
-        objects = dict.fromkeys(one for one in names if is_manifest(one) or one.startswith(_LOOSE)) | parts
+        objects = dict.fromkeys(one for one in names if is_manifest(one) or is_loose(one)) | parts
         return len(objects), await _read(vault, target, objects)
 
     count, found, away = await _in_each(vault, read)

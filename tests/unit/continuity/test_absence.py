@@ -535,6 +535,25 @@ async def test_what_somebody_put_there_by_hand_stops_nothing(archive: Archive, n
         assert (await archive.restore(None, f"r-{len(archive.history)}"))[1] == archive.history[-1][1]
 
 
+FOREIGN = [".DS_Store", "notes.txt", "tip", "manifest", "a/b/c/tip", "1-x", "000000000000001-x-1", "-"]
+
+
+async def test_what_has_no_name_of_ours_is_neither_read_nor_compared_nor_copied_nor_pruned(two: Archive) -> None:
+    names = [f"{folder}/{name}" for folder in ("log", "sends", "ended", "pruned", "fulls") for name in FOREIGN]
+    for name in names:
+        path = two.root / "one" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    assert await two.bad() == {}
+    two.vault.suspect()
+    assert await two.vault.heal() == 0
+    await two.prune(Keep(0.001, 0.001))
+    assert await two.bad() == {}
+    assert [name for name in names if (two.root / "one" / name).exists()] == names
+    assert not [name for name in names if (two.root / "two" / name).exists()]
+    await two.restore(None)
+
+
 async def test_a_damaged_tip_of_a_timeline_that_has_ended_stops_nothing(archive: Archive) -> None:
     [tip] = [name for name in await archive.names() if name.endswith("/tip")]
     spoil(archive, tip, "end")
