@@ -129,6 +129,42 @@ def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
     assert len(list((tmp_path / "second" / "fulls").iterdir())) == 2
 
 
+def test_what_is_missing_does_not_keep_the_rest_from_being_proven(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    for _ in range(2):
+        backup_full(data_dir=data)
+    first, last = sorted((archive / "fulls").iterdir(), key=lambda one: (one / "manifest").stat().st_mtime_ns)
+
+    def verify() -> tuple[str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="1"):
+            backup_verify(data_dir=data)
+        out, err = capsys.readouterr()
+        return out, " ".join(err.split())
+
+    (first / "configuration" / "settings.json.000000").unlink()
+    out, err = verify()
+    assert "1 bad or missing" in out
+    assert "restored: 0 accepted, difference 0" in out
+    assert "nothing was restored" not in err
+    for part in (last / "ledger").iterdir():
+        part.write_bytes(b"noise")
+    out, err = verify()
+    assert "2 bad or missing" in out
+    assert "restored:" not in out
+    assert "nothing was restored: fulls/" in err
+    shutil.rmtree(archive)
+    archive.mkdir()
+    out, err = verify()
+    assert "0 objects read, 2 bad or missing" in out
+    assert "nothing was restored: there is no full backup" in err
+    assert list(archive.iterdir()) == []
+
+
 async def test_the_doctor_says_that_nothing_is_proven_and_that_a_folder_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

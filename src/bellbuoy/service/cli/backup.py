@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from bellbuoy.clock import SystemClock
-from bellbuoy.errors import Busy, ConfigurationError
+from bellbuoy.errors import BellbuoyError, Busy, ConfigurationError
 from bellbuoy.service.cli import output
 from bellbuoy.service.cli.options import Config, DataDir, Json, epoch_of, settings_of
 
@@ -173,10 +173,13 @@ def backup_verify(
             if backup is not None:
                 return await verify_backup(keeper.vault, backup)
             found = await keeper.verify()
-            if not restore or found.bad or found.unproven:
+            if not restore or found.unproven:
                 return found
-            with _progress(as_json) as progress:
-                proven = await _at_work(keeper, lambda: keeper.prove(progress))
+            try:
+                with _progress(as_json) as progress:
+                    proven = await _at_work(keeper, lambda: keeper.prove(progress))
+            except BellbuoyError as error:  # What was read is told all the same.
+                return msgspec.structs.replace(found, unproven=f"{error}; {error.hint}" if error.hint else str(error))
             return msgspec.structs.replace(found, checked=proven.checked)
 
     found = _run(verify)
@@ -192,6 +195,8 @@ def backup_verify(
                 f"restored: {books.accepted} accepted, difference {books.difference}; "
                 f"{found.checked.sampled} compared, {len(found.checked.different)} differ"
             )
+        if found.unproven is not None:
+            output.complain(f"nothing was restored: {found.unproven}")
     sys.exit(0 if found.sound else 1)
 
 
