@@ -40,6 +40,8 @@ class Objects:
             `memory:///` holds them in this process, for tests.
         endpoint: of a server that speaks as the cloud does, and is not the cloud's own; None for that.
 
+    A folder has to be there when it is used, and is Unavailable while it is not.
+
     Raises:
         ConfigurationError: the URL is not one of those, or the cloud's client does not take it.
     """
@@ -54,35 +56,26 @@ class Objects:
                 hint="file:///FOLDER, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://ACCOUNT/CONTAINER/PREFIX",
             )
         try:
-            self._store: Any = _folder(self._folder) if self._folder else _cloud(url, parts.scheme, endpoint)
+            self._store: Any = None if self._folder else _cloud(url, parts.scheme, endpoint)
         except (exceptions.BaseError, ValueError) as error:
             raise ConfigurationError(
                 f"the backup's target on {parts.scheme} cannot be used: {_short(error)}",
                 hint="check [backup] url and the cloud's variables in the environment",
-            ) from None
-        except OSError as error:
-            raise ConfigurationError(
-                f"the folder {self._folder} cannot be written: {error.strerror}",
-                hint="check [backup] url and its rights",
             ) from None
 
     async def put(self, name: str, data: bytes) -> None:
         """See `ObjectStore.put`."""
         if len(data) > OBJECT_BYTES_MAX:
             raise ValueError(f"{name} has {len(data)} bytes, at most {OBJECT_BYTES_MAX} are kept in one object")
-        if self._folder is not None and not self._folder.is_dir():
-            raise Unavailable(
-                "the folder is gone", hint="mount it again, or make it; it is made by itself at a start only"
-            )
         with _translated(name):
-            await obstore.put_async(self._store, name, data, use_multipart=False)
+            await obstore.put_async(self._client(), name, data, use_multipart=False)
             if self._folder is not None:
                 await asyncio.to_thread(_sync, self._folder, name)
 
     async def get(self, name: str) -> bytes:
         """See `ObjectStore.get`."""
         with _translated(name):
-            found = await obstore.get_async(self._store, name)
+            found = await obstore.get_async(self._client(), name)
             if found.meta["size"] > OBJECT_BYTES_MAX:
                 raise Damaged(f"{name} has {found.meta['size']} bytes, which is none of ours")
             return bytes(await found.bytes_async())
@@ -91,10 +84,11 @@ class Objects:
         """See `ObjectStore.list`."""
         found: list[Stored] = []
         with _translated(prefix):
+            client = self._client()
             if self._folder is not None:
                 found = await asyncio.to_thread(_files, self._folder, prefix)
             else:
-                async for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1_000):
+                async for page in obstore.list(client, prefix=prefix or None, chunk_size=1_000):
                     found += [Stored(o["path"], o["size"], o["last_modified"].timestamp()) for o in page]
                     _bounded(found, prefix)
         return sorted(found, key=lambda one: one.name)
@@ -104,7 +98,7 @@ class Objects:
         for name in names:
             with _translated(name):
                 try:
-                    await obstore.delete_async(self._store, name)
+                    await obstore.delete_async(self._client(), name)
                 except (exceptions.NotFoundError, FileNotFoundError):
                     continue
 
@@ -112,21 +106,27 @@ class Objects:
         """See `ObjectStore.exists`."""
         with _translated(name):
             try:
-                await obstore.head_async(self._store, name)
+                await obstore.head_async(self._client(), name)
             except (exceptions.NotFoundError, FileNotFoundError):
                 return False
             return True
+
+    def _client(self) -> Any:
+        """What speaks to the target. A folder that is gone is not made anew here: what was in it would seem deleted."""
+        if self._folder is not None and not self._folder.is_dir():
+            raise Unavailable(
+                f"the folder {self._folder} is not there, or is none",
+                hint="mount it again, or make it; it is made by itself at a start only",
+            )
+        if self._store is None:
+            self._store = LocalStore(self._folder)
+        return self._store
 
 
 def folder_of(url: str) -> Path | None:
     """The folder that a URL names, None where it names no folder."""
     parts = urlsplit(url)
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
-
-
-def _folder(path: Path) -> Any:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return LocalStore(path)
 
 
 def _files(root: Path, prefix: str) -> list[Stored]:
@@ -202,7 +202,11 @@ def _translated(name: str) -> Iterator[None]:
         text = _short(error)
         if "No space left" in text or "Disk quota" in text or "507" in text:
             raise Full("the backup's target has no room", hint="make room there, or bellbuoy backup prune") from None
-        raise Unavailable(f"the backup's target did not answer: {text}", retry_after_s=10.0) from None
+        raise Unavailable(
+            f"the backup's target did not answer: {text}",
+            hint="check its address and the network between; bellbuoy doctor asks each target",
+            retry_after_s=10.0,
+        ) from None
 
 
 def _short(error: Exception) -> str:

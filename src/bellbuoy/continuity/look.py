@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bellbuoy.continuity.absence import Look
-from bellbuoy.continuity.manifest import LOG, Tip, changes_series, is_tip, pruned_until
+from bellbuoy.continuity.manifest import LOG, Tip, changes_series, is_ours, is_tip, pruned_until
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, Damaged, NotFound
 
@@ -14,7 +14,7 @@ decode_pruned = msgspec.json.Decoder(dict[str, float]).decode
 
 
 async def look_at(vault: Vault) -> Look:
-    """What is in an archive.
+    """What is in an archive; what somebody else put there is not.
 
     Changes are written before the tip that tells of them, a manifest before what it gathered is deleted: so tips are
     read first and manifests last.
@@ -24,7 +24,7 @@ async def look_at(vault: Vault) -> Look:
     """
     tips: dict[str, Tip] = {}
     for one in await vault.names(f"{LOG}/"):
-        if is_tip(one.name) and one.name.count("/") == 3:
+        if is_tip(one.name):
             _, source, timeline, _ = one.name.split("/")
             try:
                 tip = await vault.tip(source, timeline)
@@ -32,7 +32,10 @@ async def look_at(vault: Vault) -> Look:
                 continue
             if tip is not None:
                 tips[changes_series(source, timeline)] = tip
-    targets = {target: frozenset(one.name for one in listed) for target, listed in (await vault.each("")).items()}
+    targets = {
+        target: frozenset(one.name for one in listed if is_ours(one.name))
+        for target, listed in (await vault.each("")).items()
+    }
     names = frozenset[str]().union(*targets.values())
     backups = (await vault.backups()).backups
     pruned: dict[str, float] = {}

@@ -40,6 +40,11 @@ MERGED = "all"
 OWNER = "owner"
 """The object that names the installation whose archive it is."""
 _MANIFEST = "/manifest"
+_OF_BACKUPS = re.compile(r"(fulls|incrementals)/[^/]+/(manifest|[^/]+/.+\.[0-9]{6})")
+_LOOSE = re.compile(
+    r"owner|log/[^/]+/[^/]+/(tip|[0-9]{20}-[0-9]{20})|sends/[0-9]{15,}-.+-[0-9]{20}|ended/[0-9]{12,}-[0-9a-f]{16}"
+    r"|pruned/[0-9]{15,}-[0-9]{15,}"
+)
 
 
 class Part(Struct, frozen=True):
@@ -193,7 +198,17 @@ def manifest_name(kind: Kind, backup_id: str) -> str:
 
 def is_manifest(name: str) -> bool:
     """Whether an object of that name is a manifest."""
-    return name.endswith(_MANIFEST)
+    return name.endswith(_MANIFEST) and is_ours(name)
+
+
+def is_loose(name: str) -> bool:
+    """Whether an object of that name belongs to an archive, and to no backup in it."""
+    return _LOOSE.fullmatch(name) is not None
+
+
+def is_ours(name: str) -> bool:
+    """Whether an archive gives such a name; what has another somebody put there, and it is left alone."""
+    return is_loose(name) or _OF_BACKUPS.fullmatch(name) is not None
 
 
 def part_name(kind: Kind, backup_id: str, source: str, file: str, number: int) -> str:
@@ -213,7 +228,7 @@ def tip_name(source: str, timeline: str) -> str:
 
 def is_tip(name: str) -> bool:
     """Whether an object of that name is written over each time, where all others are written once."""
-    return name.startswith(f"{LOG}/") and name.endswith("/tip")
+    return name.endswith("/tip") and is_loose(name)
 
 
 class Shipped(Struct, frozen=True, order=True):
@@ -263,7 +278,7 @@ def sends_at(name: str) -> float | None:
     """The epoch second of an object of the send journal, None for any other."""
     folder, _, rest = name.partition("/")
     stamp = rest.partition("-")[0]
-    return int(stamp) / 1000 if folder == SENDS and stamp.isdecimal() else None
+    return int(stamp) / 1000 if folder == SENDS and is_loose(name) else None
 
 
 class SendsPart(Struct, frozen=True):
@@ -312,10 +327,7 @@ def ended_after(name: str) -> int | None:
     That and the next one may have been copied before. All later ones have those keys as ended.
     """
     folder, _, rest = name.partition("/")
-    number, _, digest = rest.partition("-")
-    if folder != ENDED or not number.isdecimal() or not re.fullmatch("[0-9a-f]{16}", digest):
-        return None
-    return int(number)
+    return int(rest.partition("-")[0]) if folder == ENDED and is_loose(name) else None
 
 
 def pruned_name(until: float, at: float) -> str:
@@ -327,7 +339,7 @@ def pruned_until(name: str) -> float | None:
     """Up to which epoch second somebody may look for what was deleted, None for the name of any other object."""
     folder, _, rest = name.partition("/")
     stamp = rest.partition("-")[0]
-    return int(stamp) / 1000 if folder == PRUNED and stamp.isdecimal() else None
+    return int(stamp) / 1000 if folder == PRUNED and is_loose(name) else None
 
 
 def sends_place(name: str) -> tuple[str, int] | None:

@@ -27,6 +27,10 @@ from bellbuoy.continuity.vault import Vault
 from bellbuoy.errors import ConfigurationError, StoreError
 
 _UNFOUNDED = "there is no full copy that its changes could follow"
+_NO_FULL = (
+    "there is no full backup that can be read, so nothing can be restored; if there was one: is that place mounted, "
+    "and the right one? bellbuoy backup full takes one"
+)
 
 
 async def survey(vault: Vault, now: float) -> dict[str, str]:
@@ -36,13 +40,16 @@ async def survey(vault: Vault, now: float) -> dict[str, str]:
         f"{target}: {name}": f"it is missing here; {other} has it; the next heal copies it"
         for (target, name), other in uneven(look).items()
     }
+    gone = "gone from every target" if look.targets.keys() == vault.targets.keys() else "in no target that answers"
     for name in lost(look, now):
-        found[name] = f"it is gone from every target, and had to be there until {_utc(promised(look, now)[name])}"
+        found[name] = f"it is {gone}, and had to be there until {_utc(promised(look, now)[name])}"
     for hole in lost_changes(look, now):
         changes = _numbers("change", hole)
         found[f"{hole.series}/{hole.after + 1}-{hole.upto}"] = f"{changes} missing: {await _seconds(vault, look, hole)}"
     for series in unfounded(look):
         found[f"{series} without a copy"] = _UNFOUNDED
+    if not any(one.kind == "full" for one in look.backups):
+        found["fulls/"] = _NO_FULL
     for series in tipless(look):
         found[f"{series}/tip"] = "it is missing, so nobody knows how far the changes should go"
     return found | absent_sends(look, now)

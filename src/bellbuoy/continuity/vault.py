@@ -20,6 +20,7 @@ from bellbuoy.continuity.manifest import (
     digest,
     encode,
     is_manifest,
+    is_ours,
     is_tip,
     manifest_name,
     tip_name,
@@ -61,7 +62,7 @@ class Vault:
         self.complete_at: dict[str, float] = {}  # The epoch second of the last time that a target lacked nothing.
         self.behind: set[str] = set()
         self._away: set[str] = set()  # Those of them that did not answer.
-        self._silent: set[str] = set()  # Those that did not answer when something was read.
+        self.silent: dict[str, Unavailable] = {}  # What was said by those that did not answer when something was read.
         self.suspect()  # Nobody knows yet what each of them has.
 
     # Writing.
@@ -137,7 +138,7 @@ class Vault:
         there: dict[str, set[str]] = {}
         for name, store in self.targets.items():
             try:
-                there[name] = {one.name for one in await store.list("")}
+                there[name] = {one.name for one in await store.list("") if is_ours(one.name)}
             except Unavailable as error:
                 self._missed(name, error)
         if not there:
@@ -204,14 +205,14 @@ class Vault:
         """
         last: BellbuoyError = NotFound(f"no target has {name}")
         # One that did not answer the last question is asked last: it would be waited for with each object.
-        for target in sorted(self.targets, key=lambda one: one in self._silent):
+        for target in sorted(self.targets, key=lambda one: one in self.silent):
             try:
                 data = await self.open(self.targets[target], name, part)
-                self._silent.discard(target)
+                self.silent.pop(target, None)
                 return data
             except (StoreError, ConfigurationError) as error:
                 if isinstance(error, Unavailable):
-                    self._silent.add(target)
+                    self.silent[target] = error
                 if not isinstance(error, NotFound) or isinstance(last, NotFound):
                     last = error
         raise last
@@ -224,11 +225,24 @@ class Vault:
         return await asyncio.to_thread(self.sealer.open, name, sealed)
 
     async def owner(self) -> str | None:
-        """The name of the installation whose archive this is, None while it is nobody's. Raises as `get`."""
+        """The name of the installation whose archive this is, None while it is nobody's.
+
+        Raises:
+            As `get`; Unavailable where one target has no name and another, which may have one, does not answer.
+        """
         try:
             return (await self.get(OWNER)).decode()
         except NotFound:
             return None
+        except Unavailable as error:
+            away = sorted(self.silent)
+            if len(away) == len(self.targets):
+                raise
+            raise Unavailable(
+                f"whose archive it is cannot be known, so nothing is written: {', '.join(away)} does not answer "
+                f"({error}), and no other target has an owner",
+                hint="bring it back; or leave it out of [backup] until then, and what is there is used alone",
+            ) from None
 
     async def names(self, prefix: str) -> list[Stored]:
         """What any target that is there has, in order of names. Raises Unavailable when none is."""
@@ -242,8 +256,9 @@ class Vault:
         for target, store in self.targets.items():
             try:
                 found[target] = await store.list(prefix)
+                self.silent.pop(target, None)
             except Unavailable as one:
-                error = one
+                error = self.silent[target] = one
         if error is not None and not found:
             raise error
         return found

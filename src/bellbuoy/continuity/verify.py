@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -14,12 +14,10 @@ from bellbuoy.continuity.ended import decode_ended
 from bellbuoy.continuity.look import decode_pruned
 from bellbuoy.continuity.manifest import (
     ENDED,
-    LOG,
-    OWNER,
-    PRUNED,
     SENDS,
     Manifest,
     Part,
+    is_loose,
     is_manifest,
     is_tip,
     manifest_name,
@@ -37,7 +35,10 @@ from bellbuoy.ports.ledger import Ledger
 SAMPLED_MAX = 200
 """Notifications that are compared with what the live ledger says."""
 _PAGE, _PAGES = 200, 10
-_LOOSE = (f"{LOG}/", f"{SENDS}/", f"{ENDED}/", f"{PRUNED}/", OWNER)
+_NO_FULL = "there is no full backup that can be read"
+
+_Read = tuple[int, dict[str, BellbuoyError]]
+"""How many objects were read, and what is wrong with some of them."""
 
 
 class Verified(Struct, frozen=True):
@@ -47,33 +48,36 @@ class Verified(Struct, frozen=True):
         objects: how many were read.
         bad: what is wrong with each that cannot be relied on, by target and name.
         checked: what the restored ledger holds, None when it was not restored.
+        unproven: why it could not be restored, None when it was, or nobody tried.
     """
 
     objects: int
     bad: dict[str, str] = field(default_factory=dict)
     checked: Checked | None = None
+    unproven: str | None = None
 
     @property
     def sound(self) -> bool:
         """Whether everything can be relied on."""
-        return not self.bad and (self.checked is None or self.checked.sound)
+        return not self.bad and self.unproven is None and (self.checked is None or self.checked.sound)
 
 
 async def verify_archive(vault: Vault, *, clock: Clock) -> Verified:
     """Read every object of an archive in every target, and name what should be there and is not.
 
     Whoever writes to it meanwhile makes nothing look lost: what is missing has to be so before everything was read and
-    after that.
+    after that. A target that does not answer is named as bad, and the other is read.
 
     Raises:
-        Unavailable: a target does not answer.
+        Unavailable: no target answers.
     """
     before = await survey(vault, clock.time())
     listed = await vault.backups()
     found = await verify_objects(vault, listed.backups, listed.damaged)
     after = await survey(vault, clock.time())
     absent = {name: why for name, why in after.items() if name in before}
-    return Verified(found.objects, found.bad | absent)
+    restorable = any(one.kind == "full" for one in listed.backups)
+    return Verified(found.objects, found.bad | absent, unproven=None if restorable else _NO_FULL)
 
 
 async def verify_backup(vault: Vault, backup_id: str) -> Verified:
@@ -81,7 +85,7 @@ async def verify_backup(vault: Vault, backup_id: str) -> Verified:
 
     Raises:
         NotFound: there is no such backup.
-        Unavailable: a target does not answer.
+        Unavailable: no target answers.
     """
     backups = (await vault.backups()).backups
     chosen = next((one for one in backups if one.id == backup_id), None)
@@ -91,9 +95,12 @@ async def verify_backup(vault: Vault, backup_id: str) -> Verified:
     wanted = [one for one in backups if one.id in ids]
     objects: dict[str, Part | None] = {manifest_name(one.kind, one.id): None for one in wanted}
     objects |= {part.name: part for one in wanted for part in one.parts}
-    found = [await _read(vault, target, objects) for target in vault.targets]
-    bad = {name: str(error) for read in found for name, error in read.items()}
-    return Verified(len(objects) * len(found), bad | unreached(chosen, wanted))
+
+    async def read(target: str) -> _Read:
+        return len(objects), await _read(vault, target, objects)
+
+    count, found, away = await _in_each(vault, read)
+    return Verified(count, away | {name: str(error) for name, error in found.items()} | unreached(chosen, wanted))
 
 
 async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dict[str, str]) -> Verified:
@@ -107,17 +114,17 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
         damaged: manifests that cannot be read, with the reason.
 
     Raises:
-        Unavailable: a target does not answer.
+        Unavailable: no target answers.
     """
-    found: dict[str, BellbuoyError] = {}
-    count = 0
     of = {part.name: (manifest_name(one.kind, one.id), part) for one in backups for part in one.parts}
     parts: dict[str, Part | None] = {name: part for name, (_, part) in of.items()}
-    for target, store in vault.targets.items():
-        names = [one.name for one in await store.list("")]
-        objects = dict.fromkeys(one for one in names if is_manifest(one) or one.startswith(_LOOSE)) | parts
-        read = await _read(vault, target, objects)
-        count, found = count + len(objects), found | read
+
+    async def read(target: str) -> _Read:
+        names = [one.name for one in await vault.targets[target].list("")]
+        objects = dict.fromkeys(one for one in names if is_manifest(one) or is_loose(one)) | parts
+        return len(objects), await _read(vault, target, objects)
+
+    count, found, away = await _in_each(vault, read)
     there = {one.name for one in await vault.names("")}
     bad = {
         entry: str(error)
@@ -125,7 +132,33 @@ async def verify_objects(vault: Vault, backups: Sequence[Manifest], damaged: dic
         if not isinstance(error, NotFound) or of.get(_name(entry), ("",))[0] in there
     }
     named = {_name(entry) for entry in bad}
-    return Verified(count, bad | {name: why for name, why in damaged.items() if name not in named})
+    return Verified(count, away | bad | {name: why for name, why in damaged.items() if name not in named})
+
+
+async def _in_each(
+    vault: Vault, read: Callable[[str], Awaitable[_Read]]
+) -> tuple[int, dict[str, BellbuoyError], dict[str, str]]:
+    """Read in each target; how many objects that were, what is wrong with them, and why a target was not read.
+
+    Raises Unavailable when none answers.
+    """
+    count, found = 0, dict[str, BellbuoyError]()
+    away: dict[str, Unavailable] = {}
+    for target in vault.targets:
+        try:
+            objects, bad = await read(target)
+        except Unavailable as error:
+            away[target] = error
+        else:
+            count, found = count + objects, found | bad
+    if len(away) == len(vault.targets):
+        raise next(iter(away.values()), Unavailable("there is no target of the backups"))
+    return count, found, {target: unread(error) for target, error in away.items()}
+
+
+def unread(error: BellbuoyError) -> str:
+    """What is said of a target that does not answer."""
+    return f"it does not answer, so nothing was read there: {error}" + (f"; {error.hint}" if error.hint else "")
 
 
 def _name(entry: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import os
 import shlex
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -59,9 +60,45 @@ def open_vault(settings: Settings, *, clock: Clock, telemetry: Telemetry) -> Vau
 
 
 def folders(settings: Settings) -> list[Path]:
-    """The folders among the targets of `[backup]`."""
-    found = [folder_of(url) for url, _ in settings.backup.targets.values()]
-    return [folder for folder in found if folder is not None]
+    """The folders among the targets of `[backup]`, without one that is a link to itself and so leads nowhere."""
+    return [folder for folder in _folders(settings).values() if not _loops(folder)]
+
+
+def folders_not_there(settings: Settings) -> dict[str, Path]:
+    """Those of which nothing is there, by what the target is called."""
+    return {name: folder for name, folder in _folders(settings).items() if not os.path.lexists(folder)}
+
+
+def make_folders(settings: Settings) -> None:
+    """Make the folders among the targets: a start does, and who takes the first backup; who only looks must not.
+
+    One of two that cannot be made is away, and stops nothing.
+
+    Raises:
+        ConfigurationError: no target is left.
+    """
+    failed: list[ConfigurationError] = []
+    for folder in _folders(settings).values():
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            found = f"the folder {folder} cannot be written: {error.strerror}"
+            failed.append(ConfigurationError(found, hint="check [backup] url and its rights"))
+    if failed and len(failed) == len(settings.backup.targets):
+        raise failed[0]
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    found = {name: folder_of(url) for name, (url, _) in settings.backup.targets.items()}
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def _loops(folder: Path) -> bool:
+    try:
+        folder.resolve()
+    except (OSError, RuntimeError):
+        return True
+    return False
 
 
 def _keys(settings: Settings, *, local: bool) -> KeyRing:

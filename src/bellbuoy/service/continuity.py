@@ -190,10 +190,17 @@ class Continuity:
         return self._listed[1]
 
     async def _tell(self, *, mine: bool) -> None:
-        """Keep the metrics and the alert up to date; only who has the lock alerts, so that one does."""
+        """Keep the metrics and the alert up to date; only who has the lock alerts, so that one does.
+
+        What was raised stays for as long as nothing was proven since, whoever has the lock for a moment.
+        """
         now = self._clock.time()
         if not mine:
-            self._telemetry.clear_issue(STALE, "backup")
+            raised = self._telemetry.issues.get((STALE, "backup"))
+            if raised is not None:
+                proven = await self.keeper.last_verified()
+                if proven.backup and proven.at > raised.since:
+                    self._telemetry.clear_issue(STALE, "backup")
             return
         vault = self.keeper.vault
         for target in vault.targets:
@@ -207,6 +214,8 @@ class Continuity:
         elif age_s > self._settings.stale_s:
             which = f"the last was {last.backup}" if last.backup else "there was none yet"
             detail = f"no backup was restored and found sound for {age_s:.0f} s; {which}"
+            if not self._settings.verify:
+                detail += "; [backup] verify is off, so only bellbuoy backup verify proves one"
             self._telemetry.raise_issue(Issue(STALE, "backup", detail, now))
         else:
             self._telemetry.clear_issue(STALE, "backup")
@@ -229,6 +238,7 @@ def build_continuity(
     """
     if not settings.backup.on:
         return None
+    archive.make_folders(settings)
     keeper = build_keeper(settings, stores.store, stores.control, clock=clock, rng=rng, telemetry=telemetry)
     sends = archive.open_sends(archive.sends_of(settings), telemetry=telemetry) if working else None
     return Continuity(

@@ -26,7 +26,7 @@ from bellbuoy.continuity.restore import Plan, Restore
 from bellbuoy.continuity.retention import Keep, Pruned, prune, steady
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Vault
-from bellbuoy.continuity.verify import Verified, check_ledger, witnesses
+from bellbuoy.continuity.verify import Verified, check_ledger, verify_archive, witnesses
 from bellbuoy.errors import Conflict, Full, Gap, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.ports.control import ControlStore
@@ -45,6 +45,8 @@ WITHOUT_A_RECORD = (
     "if this comes again, fulls are deleted from the archive, or a process without [backup] in its settings writes to "
     "the same ledger"
 )
+
+_NAMELESS = "no target says whose archive it is, and this installation has written to its own before: is it mounted?"
 
 
 class LastVerified(Struct, frozen=True):
@@ -198,6 +200,17 @@ class Keeper:
             raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
         return await self.backup.incremental(progress)
 
+    async def verify(self) -> Verified:
+        """As `verify_archive`; an installation that has shipped before knows that an archive without a name is not its.
+
+        Raises as that.
+        """
+        found = await verify_archive(self.vault, clock=self._clock)
+        kept = await self._control.read("backup", OWNER) if self._control is not None else None
+        if kept is None or any(one.name == OWNER for one in await self.vault.names("")):
+            return found
+        return msgspec.structs.replace(found, bad={OWNER: _NAMELESS, **found.bad})
+
     async def prove(self, progress: Progress = silent, *, at: float | None = None) -> Verified:
         """Restore into a scratch place, balance the books there, and compare samples with the live ledger.
 
@@ -206,10 +219,12 @@ class Keeper:
 
         Raises:
             NotFound, Missed, Damaged, Gap: it cannot be restored.
+            Conflict: it is another installation's, into which nothing of ours is shipped.
             Unavailable, Full: a target or the scratch folder failed.
         """
         seen: list[Record] = []
         if at is None and self._live is not None:
+            await self.refuse_another()
             seen = await witnesses(self._live, self._rng)
             if not await self.ship():
                 seen = []

@@ -7,6 +7,7 @@ file and the environment is in `settings`.
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
@@ -404,7 +405,7 @@ def _overlap(one: str, one_endpoint: str | None, other: str, other_endpoint: str
         return False
     paths = [PurePosixPath(unquote(parts.path) or "/") for parts, _ in places]
     if places[0][0].scheme == "file":
-        paths = [PurePosixPath(Path(path).resolve()) for path in paths]
+        paths = [PurePosixPath(os.path.realpath(path)) for path in paths]  # Which takes a link to itself as it is.
     return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
 
 

@@ -20,7 +20,7 @@ from bellbuoy.continuity.restore import Missed
 from bellbuoy.continuity.retention import DAY_S, Keep, Pruned
 from bellbuoy.continuity.survey import absent_sends
 from bellbuoy.continuity.verify import verify_archive, verify_backup
-from bellbuoy.errors import NotFound
+from bellbuoy.errors import NotFound, Unavailable
 from bellbuoy.model.delivery import Delivery
 from bellbuoy.ports.sends import Sent
 from bellbuoy.service.destination import Destination
@@ -208,6 +208,14 @@ async def test_all_fulls_that_are_gone(archive: Archive) -> None:
     await archive.lose("fulls/")
     bad = await archive.bad()
     assert any("no full copy" in why for why in bad.values())
+    assert "nothing can be restored" in bad["fulls/"]
+
+
+async def test_an_archive_of_nothing(archive: Archive) -> None:
+    await archive.lose("")
+    found = await verify_archive(archive.vault, clock=archive.clock)
+    assert list(found.bad) == ["fulls/"]
+    assert not found.sound
 
 
 async def test_the_only_full_that_is_gone(tmp_path: Path) -> None:
@@ -284,6 +292,35 @@ async def test_what_one_target_lacks_the_next_heal_copies(two: Archive) -> None:
     two.vault.suspect()
     await two.vault.heal()
     assert await two.bad() == {}
+
+
+async def test_a_target_that_does_not_answer_is_named_and_the_other_is_read(two: Archive) -> None:
+    (two.root / "two").rename(two.root / "elsewhere")
+    found = await verify_archive(two.vault, clock=two.clock)
+    assert list(found.bad) == ["two"]
+    assert "does not answer" in found.bad["two"]
+    assert "mount it" in found.bad["two"]
+    assert found.objects > 10
+    victim = shipped(await two.names())[0]
+    (two.root / "one" / victim).write_bytes(b"noise")
+    assert list(await two.bad()) == ["two", f"one: {victim}"]
+    [*_, last] = await ids(two, "incremental")
+    assert list((await verify_backup(two.vault, last)).bad) == ["two"]
+    (two.root / "one").rename(two.root / "nowhere")
+    with pytest.raises(Unavailable):
+        await two.bad()
+
+
+async def test_whose_archive_it_is_cannot_be_known_of_an_empty_target_beside_one_that_is_away(tmp_path: Path) -> None:
+    made = Archive(tmp_path, second=True)
+    assert await made.vault.owner() is None
+    (made.root / "two").rmdir()
+    with pytest.raises(Unavailable, match="cannot be known, so nothing is written: two does not answer") as raised:
+        await made.vault.owner()
+    assert "leave it out" in str(raised.value.hint)
+    await made.vault.put_owner("me")
+    assert await made.vault.owner() == "me"
+    await made.ledger.aclose()
 
 
 async def test_what_each_of_two_targets_lacks_is_named_for_each(two: Archive) -> None:
@@ -473,6 +510,8 @@ async def test_what_is_whole_again_is_gathered(two: Archive) -> None:
         "log/ledger/x/9-5",
         "log/ledger/x/tip",
         "log/a/b/c/d",
+        "log/tip",
+        "log/a/b/c/tip",
         "sends/README",
         "sends/1-x",
         "sends/²-x-1",
@@ -494,6 +533,25 @@ async def test_what_somebody_put_there_by_hand_stops_nothing(archive: Archive, n
         await archive.ship(1)
         await archive.prune(Keep())
         assert (await archive.restore(None, f"r-{len(archive.history)}"))[1] == archive.history[-1][1]
+
+
+FOREIGN = [".DS_Store", "notes.txt", "tip", "manifest", "a/b/c/tip", "1-x", "000000000000001-x-1", "-"]
+
+
+async def test_what_has_no_name_of_ours_is_neither_read_nor_compared_nor_copied_nor_pruned(two: Archive) -> None:
+    names = [f"{folder}/{name}" for folder in ("log", "sends", "ended", "pruned", "fulls") for name in FOREIGN]
+    for name in names:
+        path = two.root / "one" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    assert await two.bad() == {}
+    two.vault.suspect()
+    assert await two.vault.heal() == 0
+    await two.prune(Keep(0.001, 0.001))
+    assert await two.bad() == {}
+    assert [name for name in names if (two.root / "one" / name).exists()] == names
+    assert not [name for name in names if (two.root / "two" / name).exists()]
+    await two.restore(None)
 
 
 async def test_a_damaged_tip_of_a_timeline_that_has_ended_stops_nothing(archive: Archive) -> None:

@@ -47,6 +47,8 @@ class Yard:
         root.joinpath("data").mkdir()
         self.ledger = SqliteLedger(root / "data" / "bellbuoy.db", clock=self.clock, capture=True)
         names = ("one", "two") if second else ("one",)
+        for name in names:
+            root.joinpath(name).mkdir()
         self.targets = {name: Objects(f"file://{root / name}") for name in names}
         self.history: list[tuple[float, dict[str, list[Any]]]] = []
         self.remake()

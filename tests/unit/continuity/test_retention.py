@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -139,6 +140,11 @@ def test_sends_are_kept_for_as_long_as_a_full_can_be_restored() -> None:
     assert prune([], [old, young], Keep(), NOW).names == [old]
 
 
+@pytest.mark.parametrize("name", ["log/tip", "log/ledger/tip", "log/a/b/c/tip"])
+def test_a_tip_of_no_timeline_is_left_alone(name: str) -> None:
+    assert prune([], [name], Keep(), NOW).names == []
+
+
 def test_a_manifest_that_cannot_be_read_stays() -> None:
     assert prune([], [manifest_name("full", "20260101T000000Z-aaaaaa")], Keep(), NOW).names == []
 
@@ -148,11 +154,14 @@ def test_a_clock_that_is_ahead_for_a_moment_deletes_nothing_that_would_have_stay
     events: list[tuple[str, float]], keep: Keep, ahead_days: float, more: float
 ) -> None:
     backups, names, end = _archive(events)
-    wrong = end + ahead_days * DAY_S
-    taken = [_manifest("full", 1000, wrong, "x", 0, 1), _manifest("incremental", 1001, wrong + more, "x", 1, 2)]
-    names += [name for one in taken for name in (manifest_name(one.kind, one.id), *(part.name for part in one.parts))]
-    gone = prune([*backups, *taken], names, keep, steady([*backups, *taken], wrong + more + 1))
-    assert set(gone.backups) <= set(prune(backups, names, keep, end).backups)
+
+    def gone(at: float) -> set[str]:
+        """What goes when two more are taken, at that time by the clock."""
+        taken = [_manifest("full", 1000, at, "x", 0, 1), _manifest("incremental", 1001, at + more, "x", 1, 2)]
+        of = [name for one in taken for name in (manifest_name(one.kind, one.id), *(part.name for part in one.parts))]
+        return set(prune([*backups, *taken], names + of, keep, steady([*backups, *taken], at + more + 1)).backups)
+
+    assert gone(end + ahead_days * DAY_S) <= gone(end)
 
 
 def test_ages_are_counted_up_to_the_backup_before_the_last() -> None:

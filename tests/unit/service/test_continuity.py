@@ -57,6 +57,7 @@ class Process:
         self.telemetry.event = lambda name, **_: self.events.append(name)  # type: ignore[method-assign]
         self.ledger = SqliteLedger(self.settings.database_path, clock=clock, capture=True)
         self.control = SqliteControlStore(self.settings.data.dir / "control.db", clock=clock, capture=True)
+        archive.make_folders(self.settings)
         keeper = build_keeper(
             self.settings, self.ledger, self.control, clock=clock, rng=Random(1), telemetry=self.telemetry
         )
@@ -275,6 +276,28 @@ async def test_an_archive_that_vanished_is_told_of_and_begun_anew(process: Proce
     assert await again.kinds() == ["full"]
     assert "backup_archive_empty" not in await again.step()
     await again.aclose()
+
+
+async def test_an_archive_that_vanished_is_not_called_sound(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    shutil.rmtree(tmp_path / "archive")
+    (tmp_path / "archive").mkdir()
+    found = await process.loop.keeper.verify()
+    assert list(found.bad) == ["owner", "fulls/"]
+    assert found.unproven is not None
+    assert not found.sound
+
+
+async def test_nothing_of_ours_is_shipped_to_prove_the_archive_of_another(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    (tmp_path / "new").mkdir()
+    other = Process(tmp_path / "new", "other", process.clock, url=f"file://{tmp_path / 'archive'}")
+    before = await process.loop.keeper.vault.names("")
+    await other.accept("m")
+    with pytest.raises(Conflict, match="another installation"):
+        await other.loop.keeper.prove()
+    assert await process.loop.keeper.vault.names("") == before
+    await other.aclose()
 
 
 async def test_a_restore_that_comes_to_nothing_leaves_nothing(process: Process, tmp_path: Path) -> None:
@@ -524,10 +547,26 @@ async def test_the_alert_ends_with_the_next_that_is_proven(tmp_path: Path) -> No
     await process.step()
     await process.clock.advance(61)
     await process.step()
-    assert process.telemetry.issues
+    assert "verify is off" in process.telemetry.issues["backup_stale", "backup"].detail
     await process.loop.keeper.prove()
     await process.step()
     assert not process.telemetry.issues
+    await process.aclose()
+
+
+async def test_the_alert_stays_while_another_has_the_lock_until_something_is_proven(tmp_path: Path) -> None:
+    process = Process(tmp_path, "one", ManualClock(), stale_s=60.0, verify=False)
+    await process.step()
+    await process.clock.advance(61)
+    await process.step()
+    lock = await archive.locks_of(process.control, clock=process.clock).acquire("backup", "cli", lease_s=LEASE_S)
+    assert lock is not None
+    for _ in range(2):
+        assert await process.step() == []
+    assert process.telemetry.issues
+    await process.clock.advance(1.0)
+    await process.loop.keeper.prove()
+    assert await process.step() == ["issue_cleared"]
     await process.aclose()
 
 
@@ -538,6 +577,17 @@ async def test_the_copy_of_the_settings_holds_no_secret(tmp_path: Path) -> None:
     source = archive.Configuration(of_document(document), clock=ManualClock())
     await source.full(tmp_path)
     assert "a-secret" not in (tmp_path / "settings.json").read_text()
+
+
+def test_one_of_two_folders_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    loop = f"file://{tmp_path / 'loop'}"
+    two = settings(tmp_path, second_url=loop)
+    archive.make_folders(two)
+    assert archive.folders(two) == [tmp_path / "archive"]
+    assert (tmp_path / "archive").is_dir()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        archive.make_folders(settings(tmp_path, url=loop))
 
 
 def test_what_leaves_the_machine_needs_a_key_or_a_word(tmp_path: Path) -> None:

@@ -14,13 +14,22 @@ import pytest
 from bellbuoy.adapters.sqlite import SqliteLedger
 from bellbuoy.clock import SystemClock
 from bellbuoy.continuity.drill import DrillReport
-from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound
+from bellbuoy.errors import BellbuoyError, ConfigurationError, Conflict, Damaged, NotFound, Unavailable
 from bellbuoy.service.archive import hold_directory, new_key
 from bellbuoy.service.cli import evidence
 from bellbuoy.service.cli.app import main
-from bellbuoy.service.cli.backup import backup_full, backup_key, backup_prune, backup_restore, backup_verify
+from bellbuoy.service.cli.backup import (
+    backup_full,
+    backup_key,
+    backup_list,
+    backup_prune,
+    backup_restore,
+    backup_verify,
+)
+from bellbuoy.service.cli.doctor import examine
 from bellbuoy.service.cli.drill import drill_run
 from bellbuoy.service.drills import session
+from bellbuoy.service.settings import Settings, with_overrides
 from tests.support.audit import written
 
 
@@ -75,7 +84,102 @@ def test_nothing_is_restored_among_the_backups(archive: Path, tmp_path: Path) ->
     assert list(archive.iterdir()) == []
 
 
+def test_who_only_looks_makes_no_folder(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+
+    def look() -> None:
+        for command in (backup_list, backup_verify, backup_prune):
+            with pytest.raises(Unavailable, match="is not there"):
+                command(data_dir=data)
+        with pytest.raises(Unavailable, match="is not there"):
+            backup_restore(to=tmp_path / "to", data_dir=data)
+        assert not archive.exists()
+
+    look()
+    backup_full(data_dir=data)
+    assert archive.is_dir(), "the first backup makes it"
+    archive.rename(tmp_path / "away")
+    look()
+    with pytest.raises(Unavailable, match="is not there") as raised:
+        backup_full(data_dir=data)
+    assert "mount it" in str(raised.value.hint)
+    assert not archive.exists()
+
+
+def test_a_target_that_is_a_link_to_itself_stops_no_other_command(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BELLBUOY_BACKUP__SECOND_URL", f"file://{tmp_path}/second")
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    backup_full(data_dir=data)
+    shutil.rmtree(archive)
+    archive.symlink_to(archive)
+    backup_full(data_dir=data)
+    backup_restore(to=tmp_path / "to", data_dir=data)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        backup_list(data_dir=data)
+    assert "first: it does not answer" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(SystemExit, match="1"):
+        backup_verify(data_dir=data)
+    assert len(list((tmp_path / "second" / "fulls").iterdir())) == 2
+
+
+def test_what_is_missing_does_not_keep_the_rest_from_being_proven(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    asyncio.run(SqliteLedger(data / "bellbuoy.db", clock=SystemClock()).aclose())
+    for _ in range(2):
+        backup_full(data_dir=data)
+    first, last = sorted((archive / "fulls").iterdir(), key=lambda one: (one / "manifest").stat().st_mtime_ns)
+
+    def verify() -> tuple[str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="1"):
+            backup_verify(data_dir=data)
+        out, err = capsys.readouterr()
+        return out, " ".join(err.split())
+
+    (first / "configuration" / "settings.json.000000").unlink()
+    out, err = verify()
+    assert "1 bad or missing" in out
+    assert "restored: 0 accepted, difference 0" in out
+    assert "nothing was restored" not in err
+    for part in (last / "ledger").iterdir():
+        part.write_bytes(b"noise")
+    out, err = verify()
+    assert "2 bad or missing" in out
+    assert "restored:" not in out
+    assert "nothing was restored: fulls/" in err
+    shutil.rmtree(archive)
+    archive.mkdir()
+    out, err = verify()
+    assert "0 objects read, 2 bad or missing" in out
+    assert "nothing was restored: there is no full backup" in err
+    assert list(archive.iterdir()) == []
+
+
+async def test_the_doctor_says_that_nothing_is_proven_and_that_a_folder_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = {"url": f"file://{tmp_path}/archive", "verify": False}
+    settings = with_overrides(Settings(), {"data": {"dir": str(tmp_path)}, "backup": backup})
+    await examine(settings, fix=False, as_json=True)
+    found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert found["backups"]["level"] == found["backups, first"]["level"] == "warning"
+    assert "verify is off" in found["backups"]["finding"]
+    assert "mount it" in found["backups, first"]["cure"]
+    assert not (tmp_path / "archive").exists()
+
+
 def test_an_empty_archive_is_said_to_be_empty(archive: Path, tmp_path: Path) -> None:
+    archive.mkdir()
     with pytest.raises(NotFound, match="no full backup in the archive") as raised:
         backup_restore(to=tmp_path / "to", data_dir=tmp_path / "data")
     assert "[backup] url" in str(raised.value.hint)

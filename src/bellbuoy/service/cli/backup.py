@@ -17,7 +17,7 @@ import msgspec
 import typer
 
 from bellbuoy.clock import SystemClock
-from bellbuoy.errors import Busy, ConfigurationError
+from bellbuoy.errors import BellbuoyError, Busy, ConfigurationError
 from bellbuoy.service.cli import output
 from bellbuoy.service.cli.options import Config, DataDir, Json, epoch_of, settings_of
 
@@ -50,12 +50,17 @@ def backup_incremental(config: Config = None, data_dir: DataDir = None, as_json:
 
 @backup_app.command("list")
 def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
-    """The backups that are complete, oldest first. Exit status 1 when the manifest of one cannot be read."""
+    """The backups that are complete, oldest first. Exit status 1 when the manifest of one cannot be read.
+
+    A target that does not answer is named; what only that one has is not in the list.
+    """
+    from bellbuoy.continuity.verify import unread
 
     async def look() -> Any:
-        return await _vault(config, data_dir).backups()
+        vault = _vault(config, data_dir)
+        return await vault.backups(), {target: unread(error) for target, error in vault.silent.items()}
 
-    listed = _run(look)
+    listed, away = _run(look)
     items = [
         {
             "id": one.id,
@@ -68,12 +73,14 @@ def backup_list(config: Config = None, data_dir: DataDir = None, as_json: Json =
         for one in listed.backups
     ]
     if as_json:
-        output.show_json({"items": items, "damaged": listed.damaged})
+        output.show_json({"items": items, "damaged": listed.damaged, "away": away})
     else:
         rows = [(i["id"], i["kind"], i["bytes"], i["reaches"]) for i in items]
         output.table(None, ("id", "kind", "bytes", "reaches"), rows)
         if not items:
             output.err.print("there is no backup there; if there was one: is that place mounted, and the right one?")
+        for target, why in away.items():
+            output.err.print(f"{target}: {why}", markup=False)
         for name, why in listed.damaged.items():
             output.complain(why, f"{name} belongs to no backup that can be restored")
     sys.exit(1 if listed.damaged else 0)
@@ -168,17 +175,20 @@ def backup_verify(
 
     Exit status 1 for any. Works without a ledger too, so that an archive can be proven before it is restored.
     """
-    from bellbuoy.continuity.verify import verify_archive, verify_backup
+    from bellbuoy.continuity.verify import verify_backup
 
     async def verify() -> Any:
         async with _keeper(config, data_dir, alone=True) as keeper:
             if backup is not None:
                 return await verify_backup(keeper.vault, backup)
-            found = await verify_archive(keeper.vault, clock=SystemClock())
-            if not restore or found.bad:
+            found = await keeper.verify()
+            if not restore or found.unproven:
                 return found
-            with _progress(as_json) as progress:
-                proven = await _at_work(keeper, lambda: keeper.prove(progress))
+            try:
+                with _progress(as_json) as progress:
+                    proven = await _at_work(keeper, lambda: keeper.prove(progress))
+            except BellbuoyError as error:  # What was read is told all the same.
+                return msgspec.structs.replace(found, unproven=f"{error}; {error.hint}" if error.hint else str(error))
             return msgspec.structs.replace(found, checked=proven.checked)
 
     found = _run(verify)
@@ -194,6 +204,8 @@ def backup_verify(
                 f"restored: {books.accepted} accepted, difference {books.difference}; "
                 f"{found.checked.sampled} compared, {len(found.checked.different)} differ"
             )
+        if found.unproven is not None:
+            output.complain(f"nothing was restored: {found.unproven}")
     sys.exit(0 if found.sound else 1)
 
 
@@ -284,7 +296,7 @@ def _tell_restored(report: Any, folder: Path, as_json: bool, *, embedded: bool) 
 
 def _take(kind: Any, config: Path | None, data_dir: Path | None, as_json: bool, *, take_over: bool = False) -> None:
     async def take() -> Any:
-        async with _keeper(config, data_dir) as keeper:
+        async with _keeper(config, data_dir, taking=True) as keeper:
             with _progress(as_json) as progress:
                 return await _at_work(keeper, lambda: keeper.take(kind, progress, take_over=take_over))
 
@@ -312,10 +324,15 @@ def _seconds(taken: Any) -> float:
 
 
 @asynccontextmanager
-async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = False) -> AsyncIterator[Any]:
-    """What takes backups; with `alone` also where there is no ledger, which is then said."""
+async def _keeper(
+    config: Path | None, data_dir: Path | None, *, alone: bool = False, taking: bool = False
+) -> AsyncIterator[Any]:
+    """What takes backups; with `alone` also where there is no ledger, which is then said.
+
+    Folders of targets are made for who is `taking` the first backup of an installation, and for nobody else.
+    """
     from bellbuoy.service import archive
-    from bellbuoy.service.keeper import build_keeper
+    from bellbuoy.service.keeper import OWNER, build_keeper
 
     settings = settings_of(config, data_dir)
     clock, telemetry = SystemClock(), _telemetry()
@@ -324,6 +341,8 @@ async def _keeper(config: Path | None, data_dir: Path | None, *, alone: bool = F
         yield build_keeper(settings, None, None, clock=clock, rng=Random(), telemetry=telemetry)
         return
     async with archive.opened(settings, clock=clock) as (ledger, control):
+        if taking and await control.read("backup", OWNER) is None:
+            archive.make_folders(settings)
         keeper = build_keeper(settings, ledger, control, clock=clock, rng=Random(), telemetry=telemetry)
         try:
             yield keeper

@@ -220,7 +220,19 @@ async def _backups(settings: Settings) -> list[Finding]:
     except ConfigurationError as error:
         return [("error", "backups", str(error), error.hint or "see docs/backup.md")]
     findings: list[Finding] = []
+    if not settings.backup.verify:
+        found = (
+            "[backup] verify is off: the service proves no backup, and backup_stale comes and does not end by itself"
+        )
+        findings.append(
+            ("warning", "backups", found, "verify = true, or run bellbuoy backup verify within each stale_s")
+        )
+    missing = archive.folders_not_there(settings)
     for name, target in vault.targets.items():
+        if name in missing:
+            cure = "a start makes it; if there was one with backups: mount it before that"
+            findings.append(("warning", f"backups, {name}", f"there is no folder {missing[name]}", cure))
+            continue
         alone = Vault({name: target}, vault.sealer, clock=clock, telemetry=ServiceTelemetry(clock))
         try:
             async with asyncio.timeout(2 * PROBE_S_MAX):
