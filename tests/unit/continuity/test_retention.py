@@ -84,7 +84,8 @@ def test_what_is_kept_longer_than_asked_is_needed(
     if newest is not None:
         of = newest.sources[0]
         ahead = [one for one in backups if one.kind == "incremental" and one.sources[0].timeline == of.timeline]
-        wanted |= {newest.id, *(one.id for one in ahead if one.sources[0].upto > of.upto)}
+        ahead = [one for one in ahead if one.sources[0].upto > of.upto]
+        wanted |= {newest.id, *(one.id for one in ahead), *(other for one in ahead for other in needed(one, backups))}
     assert {one.id for one in kept} <= wanted
 
 
