@@ -20,7 +20,7 @@ from bellbuoy.adapters.kubernetes.api import RIGHTS, RIGHTS_OF_ROLLBACK
 from bellbuoy.adapters.rabbitmq.topology import queue_of
 from bellbuoy.service.settings import OWN_VARIABLES, PREFIX, known_keys, load
 from bellbuoy.service.telemetry import ServiceTelemetry
-from tests.support.helm import CHART, helm, missing, render
+from tests.support.helm import CHART, helm, kubectl_dry_run, missing, render
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
@@ -90,6 +90,16 @@ def test_what_it_makes_is_valid_and_of_names_that_are_one_each(name: str) -> Non
             kubernetes_validate.validate(one, "1.37", strict=True)
     names = [(one["kind"], one["metadata"]["name"]) for one in made(name)]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", ["least", "most"])
+def test_kubectl_would_create_it(name: str, tmp_path: Path) -> None:
+    done = kubectl_dry_run(made(name), tmp_path)
+    assert done.returncode == 0, done.stderr
+    created = {line.partition("/")[2] for line in done.stdout.splitlines()}
+    assert created == {one["metadata"]["name"] for one in made(name)}
+    gone = {"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": {"name": "of-another-time"}}
+    assert "no matches for kind" in kubectl_dry_run([*made(name), gone], tmp_path).stderr
 
 
 @pytest.mark.parametrize(
@@ -344,6 +354,36 @@ def test_terraform_is_well_formed_and_formatted(file: Path) -> None:
         block = list(lines)
         columns = {line.index(" = ") for line in block if _argument(line) is not None}
         assert len(columns) <= 1, block
+
+
+def _terraform(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it without the machine's configuration, and without asking its makers for a newer version."""
+    program = shutil.which("terraform")
+    if program is None:  # Debian has no package of it, nor has PyPI; what only it can tell is left out then, in CI too.
+        pytest.skip("terraform is not installed")
+    (folder / "terraformrc").touch()
+    env = {"PATH": "/usr/bin:/bin", "CHECKPOINT_DISABLE": "1", "TF_CLI_CONFIG_FILE": str(folder / "terraformrc")}
+    command = [program, f"-chdir={folder}", *arguments, "-no-color"]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+
+def test_terraform_itself_formats_it_so(tmp_path: Path) -> None:
+    for file in TERRAFORM:
+        shutil.copy(file, tmp_path)
+    done = _terraform(tmp_path, "fmt", "-check", "-diff")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_terraform_itself_takes_it_as_far_as_it_goes_without_the_provider(tmp_path: Path, broken: bool) -> None:
+    """All but the release: the variables, their types and conditions, and the values that are made of them."""
+    main = (DEPLOY / "terraform" / "main.tf").read_text()
+    main = main[: main.index("resource ")]
+    (tmp_path / "main.tf").write_text(main.replace("var.image", "var.imago") if broken else main)
+    shutil.copy(DEPLOY / "terraform" / "variables.tf", tmp_path)
+    assert _terraform(tmp_path, "init", "-backend=false").returncode == 0
+    done = _terraform(tmp_path, "validate")
+    assert (done.returncode != 0) == broken, done.stdout + done.stderr
 
 
 def _argument(line: str) -> int | None:
