@@ -153,7 +153,14 @@ def torn(backups: Sequence[Manifest]) -> bool:
 
 
 def accounted(
-    manifest: Manifest, look: Look, keep: Keep, now: float, *, listed: Sequence[Loose] = (), read: Sequence[Loose] = ()
+    manifest: Manifest,
+    look: Look,
+    keep: Keep,
+    now: float,
+    *,
+    listed: Sequence[Loose] = (),
+    read: Sequence[Loose] = (),
+    newest: int = 0,
 ) -> Manifest:
     """A manifest that is about to be written, with its number, and its account of the archive and of each series.
 
@@ -164,6 +171,7 @@ def accounted(
         now: epoch seconds.
         listed: what was to be gathered.
         read: what of that could be.
+        newest: the greatest number that is known of, since a target that has it may be away.
     """
     before, keeps = _known(look.backups), _keeps_account(look.backups)
     pruned = sends_of(look.pruned)
@@ -189,7 +197,7 @@ def accounted(
         gathered.setdefault(series, Known(min((s.after for s in loose[series]), default=full.upto), now))
     for series in () if keeps else loose:
         gathered.setdefault(series, Known(_start(series, before, loose, keeps=False), now))
-    number = 1 + max((one.number for one in look.backups), default=0)
+    number = 1 + max([newest, *(one.number for one in look.backups)])
     standing = _standing(look, keep, now) | _standing_ended(look, keep, now, number, manifest.kind)
     return replace(manifest, number=number, standing=standing, gathered=gathered, absent=list(absent.values()))
 

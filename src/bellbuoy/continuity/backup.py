@@ -86,6 +86,7 @@ class Backup:
         telemetry: Telemetry,
     ) -> None:
         self.sources = sources
+        self.newest = 0  # The greatest number of a backup that is known of.
         self.vault = vault
         self._scratch = scratch
         self._keep = keep
@@ -110,7 +111,7 @@ class Backup:
         covered = await self._copy("full", backup_id, self.sources, progress)
         now = self._clock.time()
         manifest = Manifest(backup_id, "full", began_at, now, covered)
-        return await self._finish(accounted(manifest, await look_at(self.vault), self._keep, now))
+        return await self._finish(accounted(manifest, await look_at(self.vault), self._keep, now, newest=self.newest))
 
     async def _copy(self, kind: Kind, backup_id: str, sources: Sequence[Source], progress: Progress) -> list[Covered]:
         """Copies of some sources, the first of all only if it is there. Raises as `full`."""
@@ -130,6 +131,7 @@ class Backup:
     async def _finish(self, manifest: Manifest) -> Manifest:
         """Now it is a backup."""
         await self.vault.put_manifest(manifest)
+        self.newest = manifest.number
         self._telemetry.event("backup_taken", kind=manifest.kind, backup=manifest.id, bytes=manifest.size)
         return manifest
 
@@ -227,7 +229,7 @@ class Backup:
         listed: list[Loose] = [*shipped, *sends]
         gathered: list[Loose] = [*read, *noted]
         manifest = Manifest(backup_id, "incremental", began_at, began_at, covered, parts)
-        manifest = accounted(manifest, look, self._keep, began_at, listed=listed, read=gathered)
+        manifest = accounted(manifest, look, self._keep, began_at, listed=listed, read=gathered, newest=self.newest)
         names = {one.name for one in gathered}
         taken: Manifest | None = None
         if names or not {one for other in look.backups for one in other.absent}.issuperset(manifest.absent):

@@ -32,13 +32,20 @@ class EndedKeys:
         self._vault = vault
         self._known: set[bytes] | None = None
 
-    async def ship(self) -> None:
-        """Write into the archive what has ended and is not in it yet. Raises Unavailable, Full."""
+    async def ship(self, newest: int) -> None:
+        """Write into the archive what has ended and is not in it yet.
+
+        Args:
+            newest: the greatest number of a backup that is known of, since a target that has it may be away.
+
+        Raises:
+            Unavailable, Full: it could not; the next call writes it.
+        """
         if self._known is None:
             self._known = {key.hash for key in await read_ended(self._vault, damaged=True)}
         fresh = [key for key in await self._keys.keys() if key.has_ended and key.hash and key.hash not in self._known]
         if fresh:
-            newest = max((one.number for one in (await self._vault.backups()).backups), default=0)
+            newest = max([newest, *(one.number for one in (await self._vault.backups()).backups)])
             await self._vault.put(ended_name(newest, fresh[0].hash), encode_ended(fresh))
             self._known |= {key.hash for key in fresh}
 

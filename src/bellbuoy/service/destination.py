@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -9,10 +10,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger, SqlitePlace
+from bellbuoy.adapters.sqlite import SqliteControlStore, SqliteLedger, SqlitePlace, ended_in
 from bellbuoy.clock import Clock
 from bellbuoy.errors import ConfigurationError
 from bellbuoy.model import transitions
+from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.archive import Place
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Account, Ledger, Offer
@@ -32,6 +34,14 @@ class Destination(Protocol):
 
     def opened(self) -> AbstractAsyncContextManager[tuple[Ledger, ControlStore]]:
         """What has been restored, before it is handed over; nobody else uses it."""
+        ...
+
+    async def ended(self) -> list[ApiKey]:
+        """The keys that have ended in a ledger that makes way, which may know of more than the archive.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
         ...
 
     async def take_in(self, ledger: Ledger) -> None:
@@ -65,6 +75,7 @@ class Directory:
         self._control = SqlitePlace("control", folder / "control.db", replace=replace)
         self.places: Sequence[Place] = [self._ledger, self._control, ConfigurationPlace(folder)]
         self.where = str(folder)
+        self._folder = folder
         self._clock = clock
 
     @asynccontextmanager
@@ -77,6 +88,11 @@ class Directory:
         finally:
             await ledger.aclose()
             await control.aclose()
+
+    async def ended(self) -> list[ApiKey]:
+        """See `Destination.ended`."""
+        there = self._folder / "bellbuoy.db"
+        return await asyncio.to_thread(ended_in, there) if there.is_file() else []
 
     async def take_in(self, ledger: Ledger) -> None:
         """The ledger is the queue too."""
@@ -126,6 +142,10 @@ class SharedDatabase:
             yield ledger, ledger.control
         finally:
             await ledger.aclose()
+
+    async def ended(self) -> list[ApiKey]:
+        """None: a database that makes way is emptied by its own server, and is not read."""
+        return []
 
     async def take_in(self, ledger: Ledger) -> None:
         """Give the ledger the notifications, and the outcomes, that only the queue had.

@@ -27,7 +27,7 @@ from bellbuoy.continuity.retention import Keep, Pruned, prune, steady
 from bellbuoy.continuity.turn import take_turn
 from bellbuoy.continuity.vault import Vault
 from bellbuoy.continuity.verify import Verified, check_ledger, verify_archive, witnesses
-from bellbuoy.errors import Conflict, Full, Gap, StoreError, Unavailable
+from bellbuoy.errors import Conflict, Gap, StoreError, Unavailable
 from bellbuoy.model.delivery import Record
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.ledger import Ledger
@@ -39,7 +39,7 @@ from bellbuoy.service.telemetry import ServiceTelemetry
 
 T = TypeVar("T")
 
-_VERIFIED, OWNER = "verified", "owner"
+_VERIFIED, _NEWEST, OWNER = "verified", "newest", "owner"
 
 WITHOUT_A_RECORD = (
     "if this comes again, fulls are deleted from the archive, or a process without [backup] in its settings writes to "
@@ -139,8 +139,21 @@ class Keeper:
         """Ship what was changed, and which keys have ended. Returns and raises as `Backup.ship`."""
         ready = await self.backup.ship()
         if self._ended is not None:
-            await self._ended.ship()
+            await self._ended.ship(await self._recall_newest())
         return ready
+
+    async def _recall_newest(self) -> int:
+        """The greatest number of a backup, as the ledger remembers it: two targets may be away one after the other."""
+        kept = await self._control.read("backup", _NEWEST) if self._control is not None else None
+        self.backup.newest = max(self.backup.newest, int(kept.data) if kept is not None else 0)
+        return self.backup.newest
+
+    async def _remember_newest(self) -> None:
+        if self._control is None:
+            return
+        kept = await self._control.read("backup", _NEWEST)
+        data = str(self.backup.newest).encode()
+        await self._control.write("backup", _NEWEST, data, version=kept.version if kept else 0)
 
     async def own(self, *, take_over: bool = False) -> None:
         """Make sure that the archive is that of this installation; one that is nobody's becomes ours.
@@ -191,14 +204,20 @@ class Keeper:
         await self.own(take_over=take_over)
         with contextlib.suppress(Unavailable):  # So that a target which is away is not waited for with every object.
             await self.vault.heal()
+        await self._recall_newest()
         if kind == "full":
-            taken = await self.backup.full(progress)
-            with contextlib.suppress(Unavailable, Full):  # It is taken all the same, and shipping goes on by itself.
+            taken: Manifest | None = await self.backup.full(progress)
+            with contextlib.suppress(StoreError):  # It is taken all the same, and shipping goes on by itself.
+                await self._remember_newest()
                 await self.ship()
             return taken
         if not await self.ship():
             raise Gap("what was changed follows no full backup", hint=f"bellbuoy backup full; {WITHOUT_A_RECORD}")
-        return await self.backup.incremental(progress)
+        taken = await self.backup.incremental(progress)
+        if taken is not None:
+            with contextlib.suppress(StoreError):
+                await self._remember_newest()
+        return taken
 
     async def verify(self) -> Verified:
         """As `verify_archive`; an installation that has shipped before knows that an archive without a name is not its.

@@ -135,7 +135,11 @@ async def restore_into(
         _there(without, look)
         local = _sends_dirs(settings, to)
         told = await gather(_sent(restore, local, since, without, telemetry))
-        ended = await read_ended(vault, without=without)
+        ended, unread = await read_ended(vault, without=without), []
+        try:
+            ended += await destination.ended()
+        except Damaged as error:  # It makes way for that.
+            unread = [str(error)]
         restored = await restore.run(plan, destination.places, progress)
         timeline = uuid.uuid4().hex
         async with destination.opened() as (ledger, control):
@@ -164,7 +168,10 @@ async def restore_into(
         rpo_s,
         rto_s,
         absent_sends=[*absent_sends(look, began_at), *filter(sends_at, without), *_missing_dir(settings, local)],
-        absent_ended=sorted({one for one in (*lost(look, began_at), *without) if ended_after(one) is not None}),
+        absent_ended=[
+            *sorted({one for one in (*lost(look, began_at), *without) if ended_after(one) is not None}),
+            *unread,
+        ],
         silent_targets=sorted(vault.targets.keys() - look.targets.keys()),
         ended_keys=ended_again,
     )

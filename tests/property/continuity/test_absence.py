@@ -166,7 +166,7 @@ class Life:
         elif step == "end":
             digest = sha256(str(len(self.ends.ended)).encode()).digest()
             self.ends.ended.append(ApiKey(digest.hex(), "k", "t", (), digest, 1.0, self.clock.time()))
-            await EndedKeys(self.ends, self.vault).ship()  # type: ignore[arg-type]
+            await EndedKeys(self.ends, self.vault).ship(0)  # type: ignore[arg-type]
             self.alive_in[digest] = {one.id for one in (await self.vault.backups()).backups}
         ready = await self.keeper.backup.ship()
         self.seconds.append(self.clock.time())

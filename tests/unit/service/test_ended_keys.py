@@ -222,3 +222,69 @@ async def test_they_go_with_the_oldest_backup_that_knew_them_alive(process: Proc
         await process.step()
     assert ended(tmp_path) == []
     assert (await verify_archive(process.loop.keeper.vault, clock=process.clock)).bad == {}
+
+
+def lose(folder: Path) -> None:
+    """A target cannot be used: in the place of its folder is a link to itself."""
+    folder.rename(folder.with_suffix(".away"))
+    folder.symlink_to(folder)
+
+
+def find(folder: Path) -> None:
+    folder.unlink()
+    folder.with_suffix(".away").rename(folder)
+
+
+async def test_of_two_targets_that_were_away_in_turn_the_newest_backup_is_the_newest(tmp_path: Path) -> None:
+    clock = ManualClock(epoch_s=BEGAN)
+    one, two = tmp_path / "archive", tmp_path / "second"
+    process = Process(tmp_path, "one", clock, second_url=f"file://{two}")
+    keys = Keys(process.ledger, clock=clock)
+    key, _ = await keys.create("stolen", SCOPES)
+    await process.step()
+
+    async def taken_without(away: Path, number: int) -> None:
+        """As a command does: each time by a process that knows only what it finds."""
+        lose(away)
+        await process.accept(f"n{number}")
+        again = Process(tmp_path, f"command {number}", clock, second_url=f"file://{two}")
+        taken = await again.loop.keeper.take("full")
+        assert taken is not None
+        assert taken.number == number
+        await again.aclose()
+        await clock.advance(60.0)
+        find(away)
+
+    for number in (2, 3):
+        await taken_without(two, number)
+    lose(one)
+    await keys.revoke(key.id)
+    await process.loop.keeper.ship()
+    find(one)
+    await taken_without(one, 4)
+    process.loop.keeper.vault.suspect()
+    await process.loop.keeper.vault.heal()
+    assert [path.name[:12] for path in ended(tmp_path)] == [f"{3:012}"]
+    newest = (await process.loop.keeper.vault.backups()).backups[-1]
+    assert newest.number == 4
+    assert (await restored(process, tmp_path / "side")).restored.backup == newest.id
+    await process.aclose()
+
+
+async def test_a_restore_in_place_keeps_what_only_the_ledger_that_makes_way_knows(tmp_path: Path) -> None:
+    clock = ManualClock(epoch_s=BEGAN)
+    process = Process(tmp_path, "one", clock)
+    keys = Keys(process.ledger, clock=clock)
+    key, _ = await keys.create("stolen", SCOPES)
+    await process.step()
+    await clock.advance(60.0)
+    await keys.revoke(key.id)  # Nobody ships that any more.
+    await process.aclose()
+    place = process.settings.data.dir
+    how = {"at": BEGAN + 1, "backup": None, "force": True, "clock": clock, "progress": silent}
+    report = await restore_into(process.settings, place, telemetry=process.telemetry, **how)  # type: ignore[arg-type]
+    assert report.ended_keys == 1
+    assert (await keys_of(place, clock))[key.id].has_ended
+    (place / "bellbuoy.db").write_bytes(b"noise" * 1000)
+    report = await restore_into(process.settings, place, telemetry=process.telemetry, **how)  # type: ignore[arg-type]
+    assert "cannot be read" in " ".join(report.absent_ended)

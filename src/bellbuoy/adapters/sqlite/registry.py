@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from bellbuoy.adapters.sqlite.database import Connection, Database
-from bellbuoy.errors import NotFound
+from bellbuoy.errors import Damaged, NotFound
 from bellbuoy.model.operation import ApiKey, Tombstone
 from bellbuoy.model.recipient import Device, User
 from bellbuoy.model.registration import invalidated, restored, rewritten, with_device, without_device
@@ -17,6 +20,20 @@ _encode = msgspec.json.Encoder().encode
 _decode_user = msgspec.json.Decoder(User).decode
 _decode_key = msgspec.json.Decoder(ApiKey).decode
 _decode_tombstone = msgspec.json.Decoder(Tombstone).decode
+
+
+def ended_in(path: Path) -> list[ApiKey]:
+    """The keys that have ended in the ledger of a file that nobody uses; the file stays as it is.
+
+    Raises:
+        Damaged: it is no ledger, or cannot be read.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT key FROM keys").fetchall()
+            return [key for key in (_decode_key(row[0]) for row in rows) if key.has_ended]
+    except (sqlite3.Error, msgspec.DecodeError, OSError) as error:
+        raise Damaged(f"{path} cannot be read: {error}") from None
 
 
 class Registry:
