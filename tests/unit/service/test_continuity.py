@@ -600,3 +600,19 @@ def test_what_leaves_the_machine_needs_a_key_or_a_word(tmp_path: Path) -> None:
     archive.open_vault(told_off, clock=clock, telemetry=telemetry)
     with pytest.raises(ConfigurationError, match="no key"):
         archive.open_vault(settings(tmp_path, encrypt=True), clock=clock, telemetry=telemetry)
+
+
+async def test_a_gap_that_somebody_remembers_keeps_nobody_from_writing(process: Process, tmp_path: Path) -> None:
+    await process.step()
+    for name in ("a", "b", "c", "d"):
+        await process.accept(name)
+    # Another row is there after the gap, so that reading stops in the midst.
+    await process.ledger._db.write(lambda connection: connection.execute("DELETE FROM changes WHERE number = 3"))
+    (source,) = [one for one in process.loop.keeper.backup.sources if one.name == "ledger"]
+    with pytest.raises(Gap) as remembered:
+        await source.changes(1, bytes_max=10**6)
+    other = Process(tmp_path, "two", process.clock)
+    await other.accept("of another process")
+    await process.accept("after that")
+    assert remembered.value.__traceback__ is not None
+    await other.aclose()

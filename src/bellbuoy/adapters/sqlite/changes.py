@@ -134,14 +134,19 @@ def read(connection: Connection, after: int, *, bytes_max: int, now: float) -> C
         "SELECT number, at, data FROM changes WHERE number > ? ORDER BY number LIMIT ?", (after, _CHANGES_MAX)
     )
     more = False
-    for number, at, data in rows:
-        if number != upto + 1:
-            break
-        if found and size + len(data) > bytes_max:
-            more = True
-            break
-        found.append(Change(number, at, data))
-        upto, size = number, size + len(data)
+    try:
+        for number, at, data in rows:
+            if number != upto + 1:
+                break
+            if found and size + len(data) > bytes_max:
+                more = True
+                break
+            found.append(Change(number, at, data))
+            upto, size = number, size + len(data)
+    finally:
+        # One that is half read keeps the connection at this moment, and once another process has written it can write
+        # no more; who holds the error that is raised below holds the cursor as well.
+        rows.close(True)
     last = last_number(connection)
     if last < after or (last > upto and not more and len(found) < _CHANGES_MAX):
         raise Gap(f"change {upto + 1} is missing", hint="a full backup begins anew by itself")
