@@ -30,6 +30,7 @@ from bellbuoy.ports.archive import Change, ObjectStore, Snapshot, Source, Unchan
 from bellbuoy.ports.control import ControlStore
 from bellbuoy.ports.operations import Telemetry
 from bellbuoy.ports.shared import Locks
+from bellbuoy.service.keys import write_secret
 from bellbuoy.service.settings import Settings
 from bellbuoy.service.stores import cache_link, shared_ledger
 
@@ -291,6 +292,5 @@ class ConfigurationPlace:
         """There are none."""
 
     async def finish(self, timeline: str) -> None:
-        """See `Place.finish`."""
-        self._path.write_text(self._text)
-        self._path.chmod(0o600)
+        """See `Place.finish`. A link in its place gives way, and what it leads to stays."""
+        write_secret(self._path, self._text)

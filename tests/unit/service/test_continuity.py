@@ -234,6 +234,19 @@ async def test_a_restore_says_what_of_the_send_journal_is_lost(process: Process,
     assert report.absent_sends == ["sends/one 2-2", left_out]
 
 
+async def test_a_restore_writes_through_no_link(process: Process, tmp_path: Path) -> None:
+    await process.accept("n")
+    await process.step()
+    important, to = tmp_path / "important", tmp_path / "to"
+    important.write_text("mine")
+    to.mkdir()
+    (to / "restored-settings.json").symlink_to(important)
+    how: dict[str, Any] = {"at": None, "backup": None, "force": False, "progress": silent}
+    await restore_into(process.settings, to, clock=process.clock, telemetry=process.telemetry, **how)
+    assert important.read_text() == "mine"
+    assert "backup" in msgspec.json.decode((to / "restored-settings.json").read_bytes())
+
+
 async def test_a_restore_says_where_it_could_not_look(
     process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
