@@ -13,7 +13,7 @@ from bellbuoy.errors import ConfigurationError, Damaged, NotFound
 from bellbuoy.model.operation import ApiKey
 from bellbuoy.ports.ledger import KeyStore
 
-encode_ended = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[ApiKey]).decode
 
 
@@ -46,7 +46,7 @@ class EndedKeys:
         fresh = [key for key in await self._keys.keys() if key.has_ended and key.hash and key.hash not in self._known]
         if fresh:
             newest = max([newest, *(one.number for one in (await self._vault.backups()).backups)])
-            await self._vault.put(ended_name(newest, fresh[0].hash), encode_ended(fresh))
+            await self._vault.put(ended_name(newest, fresh[0].hash), _encode(fresh))
             self._known |= {key.hash for key in fresh}
 
 

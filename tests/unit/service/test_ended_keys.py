@@ -32,13 +32,15 @@ def ended(root: Path) -> list[Path]:
     return sorted((root / "archive" / "ended").glob("*")) if (root / "archive" / "ended").exists() else []
 
 
-async def restored(process: Process, to: Path, *, at: float | None = None, without: tuple[str, ...] = ()) -> Report:
+async def restored(
+    process: Process, to: Path, *, at: float | None = None, without: tuple[str, ...] = (), force: bool = False
+) -> Report:
     return await restore_into(
         process.settings,
         to,
         at=at,
         backup=None,
-        force=False,
+        force=force,
         without=without,
         clock=process.clock,
         telemetry=process.telemetry,
@@ -281,10 +283,8 @@ async def test_a_restore_in_place_keeps_what_only_the_ledger_that_makes_way_know
     await keys.revoke(key.id)  # Nobody ships that any more.
     await process.aclose()
     place = process.settings.data.dir
-    how = {"at": BEGAN + 1, "backup": None, "force": True, "clock": clock, "progress": silent}
-    report = await restore_into(process.settings, place, telemetry=process.telemetry, **how)  # type: ignore[arg-type]
-    assert report.ended_keys == 1
+    assert (await restored(process, place, at=BEGAN + 1, force=True)).ended_keys == 1
     assert (await keys_of(place, clock))[key.id].has_ended
     (place / "bellbuoy.db").write_bytes(b"noise" * 1000)
-    report = await restore_into(process.settings, place, telemetry=process.telemetry, **how)  # type: ignore[arg-type]
+    report = await restored(process, place, at=BEGAN + 1, force=True)
     assert "cannot be read" in " ".join(report.absent_ended)

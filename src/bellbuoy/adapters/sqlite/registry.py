@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import apsw
 import msgspec
 from msgspec.structs import replace
 
@@ -29,10 +30,10 @@ def ended_in(path: Path) -> list[ApiKey]:
         Damaged: it is no ledger, or cannot be read.
     """
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("SELECT key FROM keys").fetchall()
+        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+            rows: list[Any] = connection.execute("SELECT key FROM keys").fetchall()
             return [key for key in (_decode_key(row[0]) for row in rows) if key.has_ended]
-    except (sqlite3.Error, msgspec.DecodeError, OSError) as error:
+    except (apsw.Error, msgspec.DecodeError) as error:
         raise Damaged(f"{path} cannot be read: {error}") from None
 
 

@@ -183,10 +183,10 @@ def rabbitmq_program(name: str) -> str:
 def start_epmd(port: int) -> subprocess.Popen[bytes] | None:
     """The name server of Erlang's nodes, as a child of ours; otherwise the first node would leave one behind."""
     epmd = shutil.which("epmd")
-    command = [epmd or "", "-port", str(port), "-address", "127.0.0.1"]
     if epmd is None:
         return None
-    process = subprocess.Popen(command, process_group=0)  # noqa: S603
+    command = [epmd, "-port", str(port), "-address", "127.0.0.1"]
+    process = subprocess.Popen(command, process_group=0)  # noqa: S603  # A program that was looked up on the PATH.
     watch(process)
     return process
 

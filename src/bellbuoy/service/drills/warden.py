@@ -29,7 +29,7 @@ def warden(folder: Path | None) -> Iterator[None]:
     """
     command = [sys.executable, "-I", __file__, str(folder or "")]
     # An interrupt at the terminal is for whoever drives the drill, who ends everything in order.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as process:  # noqa: S603
+    with subprocess.Popen(command, stdin=subprocess.PIPE, process_group=0) as process:  # noqa: S603  # This file.
         assert process.stdin is not None
         _told.append(process.stdin)
         try:
